@@ -1,0 +1,1 @@
+"""Registry, signing, encryption, rollouts, telemetry, API, dashboard and ``fleetctl``."""
