@@ -21,7 +21,7 @@ Digest = NewType("Digest", str)
 BUCKETS: Final = 10_000
 """Rollouts choose devices by a window over this many buckets (SPEC 9.2)."""
 
-_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
 _VERSION: Final = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z.+]{0,31})")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -29,7 +29,9 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 def _name(kind: str, text: str) -> str:
     # SPEC 1.1: the alphabet has no MQTT wildcard, no path separator and no dot, so a name is safe in a topic and a path.
     if not _NAME.fullmatch(text):
-        raise MalformedIdentifier(f"a {kind} is 1-63 lower-case letters, digits or inner hyphens, got {text[:80]!r}")
+        raise MalformedIdentifier(
+            f"a {kind} is 1-63 lower-case letters, digits, inner hyphens or underscores, got {text[:80]!r}"
+        )
     return text
 
 
