@@ -1,0 +1,1 @@
+"""`fleetctl`: the operator, release engineer and technician at the command line."""

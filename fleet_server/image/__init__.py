@@ -1,0 +1,1 @@
+"""What a board needs on its card, as a tar."""

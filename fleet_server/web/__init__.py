@@ -1,0 +1,1 @@
+"""The server as people and programs see it: JSON API, pages, live events."""
