@@ -1,0 +1,1 @@
+"""Everything that touches files, processes or the network on the server's behalf."""

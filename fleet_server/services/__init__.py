@@ -1,0 +1,1 @@
+"""What the server does, one file per noun; each takes its collaborators as arguments and names no adapter."""
