@@ -86,6 +86,10 @@ class Inference(Protocol):
         """Stop a staged worker that will not be switched to. Safe where nothing is staged."""
         ...
 
+    def stop(self, slot: SlotName) -> None:
+        """Stop every worker of a slot: the desired state no longer names it. Safe where nothing is served."""
+        ...
+
     def slot_health(self) -> tuple[SlotHealth, ...]:
         """One entry per configured slot for the interval since the last call."""
         ...
@@ -108,6 +112,19 @@ class Transport(Protocol):
 
     @property
     def is_connected(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the updater knows and every health report repeats: how far the device's trust has come (SPEC 6.4, 10.2).
+
+    ``trusted_time_s``: Unix seconds below which the device does not believe its clock.
+    """
+
+    assignment_seq: int = 0
+    root_version: int = 0
+    timestamp_version: int = 0
+    trusted_time_s: float = 0.0
 
 
 class Spool(Protocol):
