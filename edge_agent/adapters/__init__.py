@@ -1,0 +1,1 @@
+"""What touches the world: broker, disk, keys, sensors. Nothing here decides."""

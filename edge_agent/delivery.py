@@ -1,0 +1,114 @@
+"""Which chunks of a blob to ask for now: pure window logic, time passed in (SPEC 7.3-7.5).
+
+A chunk is asked for by subscribing to its exact topic, because a wildcard overruns the broker's queue and silently loses
+what is beyond it. The window is small where the link is slow, so that a command never waits long behind a download, and
+grows where chunks come quickly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from fleet_protocol.errors import ChunkTampered, FleetError
+from fleet_protocol.identifiers import Digest
+from fleet_protocol.messages import MissingChunks
+
+FAST_S: Final = 0.5
+"""A chunk that came sooner than this after it was asked for lets the window grow by one."""
+SLOW_S: Final = 2.0
+"""A chunk that took longer shrinks it: what is asked for ahead is what a command has to wait behind."""
+MAX_REFUSED: Final = 16
+"""Chunks that do not authenticate before the download is given up (SPEC 7.4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``window`` chunks at first, between ``smallest`` and ``largest`` later; ``stall_s`` without any is a stall."""
+
+    window: int = 4
+    largest: int = 32
+    smallest: int = 1
+    stall_s: float = 30.0
+
+
+@dataclass(slots=True)
+class Window:
+    """The missing chunks of one blob, and those that are asked for. Indexes as in SPEC 7.2."""
+
+    missing: set[int]
+    limits: Limits
+    size: int = 0
+    asked: dict[int, float] = field(default_factory=dict)
+    heard_s: float | None = None
+    stalls: int = 0
+    refused: int = 0
+
+    def __post_init__(self) -> None:
+        self.size = self.limits.window
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.missing
+
+    def next(self, now_s: float) -> list[int]:
+        """Chunks to ask for now; from here on they count as asked for."""
+        # Chunk 0 goes first and alone: it has the header, without which no other chunk can be verified (SPEC 7.4).
+        if 0 in self.missing:
+            wanted = [] if 0 in self.asked else [0]
+        else:
+            free = self.size - len(self.asked)
+            wanted = sorted(self.missing - self.asked.keys())[:free] if free > 0 else []
+        for index in wanted:
+            self.asked[index] = now_s
+        if wanted and self.heard_s is None:
+            self.heard_s = now_s
+        return wanted
+
+    def arrived(self, index: int, now_s: float) -> None:
+        """A chunk is on disk, verified. One that nobody asked for changes nothing else."""
+        self.missing.discard(index)
+        asked_s = self.asked.pop(index, None)
+        self.heard_s = now_s
+        if asked_s is None:
+            return
+        took_s = now_s - asked_s
+        if took_s < FAST_S:
+            self.size = min(self.size + 1, self.limits.largest)
+        elif took_s > SLOW_S:
+            self.size = max(self.size - 1, self.limits.smallest)
+
+    def not_authentic(self, index: int) -> FleetError | None:
+        """A chunk did not verify: it stays missing and has to be asked for anew. An error when it was one too many."""
+        self.asked.pop(index, None)
+        self.refused += 1
+        if self.refused < MAX_REFUSED:
+            return None
+        return ChunkTampered(f"{self.refused} chunks did not authenticate; publish the blob again")
+
+    def link_lost(self) -> None:
+        """Subscriptions ended with the connection: nothing is asked for any more, nothing is a stall."""
+        self.asked.clear()
+        self.heard_s = None
+
+    def is_stalled(self, now_s: float) -> bool:
+        """Whether chunks were asked for and none came for ``stall_s``."""
+        return bool(self.asked) and self.heard_s is not None and now_s - self.heard_s > self.limits.stall_s
+
+    def stalled(self, now_s: float) -> list[int]:
+        """Give up on what was asked for: the indexes to unsubscribe. The window halves (SPEC 7.5)."""
+        lost = sorted(self.asked)
+        self.asked.clear()
+        self.size = max(self.size // 2, self.limits.smallest)
+        self.stalls += 1
+        self.heard_s = now_s
+        return lost
+
+
+def missing_report(blob: Digest, blob_bytes: int, total: int, missing: set[int]) -> MissingChunks:
+    """What the device tells the server of ``missing`` message indexes out of ``total``."""
+    bitmap = bytearray((total + 7) // 8)
+    for index in missing:
+        bitmap[index // 8] |= 1 << (index % 8)
+    return MissingChunks(blob_sha256=blob, blob_bytes=blob_bytes, bitmap=bytes(bitmap))
