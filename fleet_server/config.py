@@ -70,6 +70,26 @@ class StateLayout:
     def mqtt_key(self) -> Path:
         return self.keys / "mqtt.key"
 
+    @property
+    def ca_key(self) -> Path:
+        return self.keys / "ca.key"
+
+    @property
+    def key_encryption_key(self) -> Path:
+        return self.keys / "kek"
+
+    @property
+    def director_key(self) -> Path:
+        return self.keys / "director.pem"
+
+    @property
+    def snapshot_key(self) -> Path:
+        return self.keys / "snapshot.pem"
+
+    @property
+    def timestamp_key(self) -> Path:
+        return self.keys / "timestamp.pem"
+
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``hosts``: names and addresses of this server, the first is what devices are told. ``listen``: HTTPS, host:port.

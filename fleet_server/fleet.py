@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session, sessionmaker
 
+from fleet_server.adapters.blob_store import BlobStore
 from fleet_server.adapters.ca import FleetAuthority
 from fleet_server.adapters.tuf_repository import TufRepository
 from fleet_server.changes import ChangeFeed
@@ -30,6 +31,7 @@ class Fleet:
     registry: Registry
     ca: FleetAuthority
     tuf: TufRepository
+    blobs: BlobStore
     enrolment: Enrolment
     devices: Devices
     releases: Releases

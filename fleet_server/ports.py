@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from fleet_protocol.identifiers import DeviceId
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from fleet_protocol.identifiers import DeviceId, Digest
 from fleet_protocol.topics import DeviceTopic
+from fleet_server.services.sealing import SealedBlob
+from fleet_server.tuf_metadata import CheckedModels
 
 Clock = Callable[[], float]
 """Unix seconds."""
@@ -39,3 +44,49 @@ class Broker(Protocol):
 
     @property
     def is_connected(self) -> bool: ...
+
+
+class Authority(Protocol):
+    """The fleet's certificate authority as enrolment needs it."""
+
+    @property
+    def certificate_der(self) -> bytes: ...
+
+    @property
+    def certificate_pem(self) -> bytes: ...
+
+    def issue_device(self, key: ec.EllipticCurvePublicKey, device: DeviceId, now_s: float) -> x509.Certificate:
+        """A short-lived client certificate that names the device and grants nothing else."""
+        ...
+
+
+class SignedMetadata(Protocol):
+    """The fleet's TUF metadata as the services need it."""
+
+    def root(self) -> bytes:
+        """The newest root, as it was signed."""
+        ...
+
+    def check_models(self, content: bytes, now_s: float) -> CheckedModels:
+        """Believe new ``models.json`` or raise UntrustedMetadata, ExpiredMetadata, InputTooLarge or Conflict."""
+        ...
+
+    def publish_models(self, checked: CheckedModels, now_s: float) -> None:
+        """Make it the current one, vouched for by the online roles; raises Conflict where another came first."""
+        ...
+
+
+class Blobs(Protocol):
+    """The store of sealed payloads."""
+
+    def seal(self, payload: Iterable[bytes], manifest: Digest) -> SealedBlob:
+        """Encrypt a payload under a fresh content key and keep the ciphertext."""
+        ...
+
+    def read(self, blob: Digest, start: int, end: int) -> bytes:
+        """Bytes ``start`` up to ``end`` of a blob; raises FileNotFoundError where it is not in the store."""
+        ...
+
+    def remove(self, blob: Digest) -> None:
+        """Forget a blob. Safe to call twice."""
+        ...

@@ -44,7 +44,8 @@ def open_registry(url: str) -> Registry:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     reading = engine.execution_options(**{_READS: True})
-    return Registry(engine, sessionmaker(engine), sessionmaker(reading))
+    # Rows stay readable after their transaction: services return them.
+    return Registry(engine, sessionmaker(engine, expire_on_commit=False), sessionmaker(reading, expire_on_commit=False))
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
