@@ -225,6 +225,7 @@ def _device_view(
         id=device.id,
         board=device.board,
         state=device.state,
+        online=device.online,
         presence=presence_of(device, now=now),
         last_seen=device.last_seen,
         tags=device.tags,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal, get_args
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session as DbSession
 from sqlalchemy.orm import sessionmaker
 
@@ -129,10 +129,12 @@ class Tokens:
     def __init__(
         self,
         sessions: sessionmaker[DbSession],
+        readers: sessionmaker[DbSession],
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
     ) -> None:
         self._sessions = sessions
+        self._readers = readers
         self._clock = clock
         self._random_bytes = random_bytes
 
@@ -164,7 +166,7 @@ class Tokens:
 
     def list(self) -> list[TokenView]:
         """Every token that was ever made, oldest first."""
-        with self._sessions() as db:
+        with self._readers() as db:
             return [
                 TokenView(row.id, row.name, row.role, row.created_at, row.expires_at, row.revoked_at)
                 for row in db.scalars(select(Token).order_by(Token.id))
@@ -186,7 +188,7 @@ class Tokens:
 
     def authenticate(self, text: str) -> Principal:
         """The principal of a bearer token; raises NotAuthenticated with one sentence for every reason."""
-        with self._sessions() as db:
+        with self._readers() as db:
             return self._principal(self._live_token(db, text))
 
     def open_session(self, text: str) -> str:
@@ -210,16 +212,19 @@ class Tokens:
         if not _COOKIE.fullmatch(cookie):
             raise NotAuthenticated("this session has ended; sign in again")
         digest = digest_of_secret(cookie)
-        with self._sessions.begin() as db:
+        with self._readers() as db:
             row = db.get(Session, digest)
             if row is None or not is_session_alive(row.created_at, row.last_used_at, now=now):
                 raise NotAuthenticated("this session has ended; sign in again")
             token = db.get(Token, row.token_id)
             if token is None or not _is_live(token, now):
                 raise NotAuthenticated("the token that opened this session has ended; sign in with another")
-            if now - row.last_used_at >= _TOUCH_S:
-                row.last_used_at = now
-            return self._principal(token)
+            principal = self._principal(token)
+            is_due = now - row.last_used_at >= _TOUCH_S
+        if is_due:
+            with self._sessions.begin() as db:
+                db.execute(update(Session).where(Session.cookie_sha256 == digest).values(last_used_at=now))
+        return principal
 
     def close_session(self, cookie: str) -> None:
         """Sign out; unknown cookies are no error."""

@@ -45,6 +45,7 @@ class DeviceView:
     id: str
     board: str
     state: str
+    online: bool
     presence: Presence
     last_seen: float | None
     tags: Mapping[str, str]
