@@ -39,7 +39,11 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class BakeWindow:
-    """What the serving worker of a slot did since the last switch. ``p95_ms`` is None before the first frame."""
+    """What the serving worker of a slot did since the last switch.
+
+    ``errors`` of the ``frames`` tried failed; ``p95_ms`` is None before the first that did not. A worker that died once
+    stays dead here, even where it was started again: it is the model that is judged.
+    """
 
     frames: int
     errors: int
@@ -125,6 +129,28 @@ class Standing:
     root_version: int = 0
     timestamp_version: int = 0
     trusted_time_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """The board at one moment. ``cpu_percent``: share of all cores in use since the last sample; memory and disk in bytes;
+    ``temperature_celsius``: the hottest sensor, None where there is none.
+    """
+
+    cpu_percent: float
+    memory_used_bytes: int
+    memory_total_bytes: int
+    agent_rss_bytes: int
+    disk_free_bytes: int
+    temperature_celsius: float | None
+
+
+class Sensors(Protocol):
+    """What the board can tell about itself."""
+
+    def sample(self, worker_pids: Sequence[int]) -> Vitals:
+        """Measure now; the resident memory of ``worker_pids`` counts as the agent's. Never raises for a missing sensor."""
+        ...
 
 
 class Spool(Protocol):

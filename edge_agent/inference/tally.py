@@ -41,7 +41,7 @@ class Tally:
 def bake_window(tally: Tally, cause_of_death: str) -> BakeWindow:
     """What the updater sees of the frames since the last switch; an empty ``cause_of_death`` means alive."""
     return BakeWindow(
-        tally.frames,
+        tally.frames + tally.errors,
         tally.errors,
         tally.latency.quantile(0.95),
         is_alive=not cause_of_death,
