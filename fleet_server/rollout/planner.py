@@ -98,8 +98,10 @@ def _next_wave(view: Snapshot) -> tuple[Action, ...]:
     pending = next((wave for wave in view.waves if wave.state is WaveState.PENDING), None)
     if pending is not None:
         return (OpenWave(pending.number, max(pending.window_end, view.opened)),)
-    if any(member.outcome in IN_FLIGHT for member in view.members):
-        return ()  # left over from a wave that a person promoted
+    # The release has passed everywhere: who joined meanwhile, or was left out by a promotion, gets it without a gate.
+    assignments = _assignments(view, view.waves[-1])
+    if assignments or any(member.outcome in IN_FLIGHT for member in view.members):
+        return assignments
     return (FinishRollout(),)
 
 
