@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fleet_protocol.errors import FleetError, MalformedInput, NotFound, TrustError
+from fleet_protocol.errors import DeliveryError, FleetError, MalformedInput, NotFound, TrustError
 
 
 class Superseded(FleetError):
@@ -33,3 +33,9 @@ class SourceUnavailable(FleetError):
     """A slot's folder or video cannot be read; the agent goes on and tries again."""
 
     code = "source-unavailable"
+
+
+class JournalUnwritable(DeliveryError):
+    """The journal could not be written (a full or failing disk): the device goes on as it is and tries again."""
+
+    code = "journal-unwritable"

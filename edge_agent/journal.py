@@ -15,12 +15,11 @@ from typing import Any, Final, Literal, Self
 
 import msgspec
 
-from edge_agent.errors import DamagedJournal
+from edge_agent.errors import DamagedJournal, JournalUnwritable
+from edge_agent.execution import Execution
 from edge_agent.files import sync_folder
 from edge_agent.records import ModelRecord, Remembered
 from edge_agent.second_copy import SecondCopy
-from edge_agent.updater import Execution
-from fleet_protocol.errors import DeliveryError, DiskFull
 from fleet_protocol.identifiers import Digest, SlotName, digest_of
 
 _LOG: Final = logging.getLogger(__name__)
@@ -159,7 +158,7 @@ class Journal:
         remembered: Remembered,
         envelope: bytes,
         offered: Sequence[Execution],
-        reports: Mapping[str, bytes],
+        reports: Mapping[SlotName, bytes],
         withdrawn: Sequence[SlotName],
     ) -> None:
         """An assignment, whole: floors, envelope, an OFFERED execution per item, no model for the slots it left out."""
@@ -208,7 +207,7 @@ class Journal:
             self._second.write(remembered)
 
     def _commit(self, statements: Sequence[Statement]) -> None:
-        """All ``statements`` or none, on the disk when this returns. The only place that writes; raises DiskFull."""
+        """All ``statements`` or none, on the disk when this returns. The only place that writes; raises JournalUnwritable."""
         try:
             self._database.execute("BEGIN IMMEDIATE")
             for sql, values in statements:
@@ -217,9 +216,7 @@ class Journal:
         except sqlite3.OperationalError as error:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
-            if error.sqlite_errorcode in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}:
-                raise DiskFull("no room for the journal; the device goes on as it is until there is") from error
-            raise DeliveryError(f"the journal could not be written: {error}") from error
+            raise JournalUnwritable(f"the device goes on as it is until the journal can be written: {error}") from error
 
     # --- opening ------------------------------------------------------------------------------------------------------
     def _prepare(self) -> None:

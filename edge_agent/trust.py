@@ -36,7 +36,7 @@ from fleet_protocol.trust import Memory, MetadataVersions, Target, check_metadat
 
 BUILD_S: Final = dt.datetime(2026, 11, 1, tzinfo=dt.UTC).timestamp()
 """This program did not exist before: a clock that says otherwise is wrong (SPEC 6.3.1)."""
-_URL: Final = "bundle:"
+_URL: Final = "bundle:/"
 _MAX_ROOTS: Final = 256
 _LIMITS: Final = UpdaterConfig(
     max_root_rotations=_MAX_ROOTS, root_max_length=512_000, timestamp_max_length=16_384,
@@ -76,7 +76,6 @@ class ReleaseMetadata:
     versions: MetadataVersions
     director: wire.DirectorKeys
     _updater: Updater
-    _folder: TemporaryDirectory[str]
 
     def find_target(self, path: str) -> Target | None:
         """What the release keys say of ``path``; None where it is not released. Raises TrustError."""
@@ -85,23 +84,25 @@ class ReleaseMetadata:
         return None if found is None else _target(found)
 
 
-def accept_bundle(packed: bytes, root: bytes, memory: Memory, *, now_s: float, scratch: Path) -> ReleaseMetadata:
-    """Verify a metadata bundle from ``root`` (the pinned TUF root) on, at trusted time ``now_s`` (SPEC 6.1).
+@contextlib.contextmanager
+def accepted(packed: bytes, root: bytes, memory: Memory, *, now_s: float, scratch: Path) -> Iterator[ReleaseMetadata]:
+    """A metadata bundle, verified from ``root`` (the pinned TUF root) on, at trusted time ``now_s`` (SPEC 6.1).
 
     ``scratch``: a folder for TUF's own short-lived files. Raises UntrustedMetadata, ExpiredMetadata, RolledBackMetadata,
     MalformedInput; then nothing has changed.
     """
     files = metadata_bundle.unpack(packed)
-    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with translated():
-        folder = TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True)
-        updater = Updater(folder.name, _URL, fetcher=_BundleFetcher(files), config=_LIMITS, bootstrap=root)
-        # SPEC 6.3: a device without a clock lives in trusted time. python-tuf has no public way to say so (tuf 7.0).
-        updater._trusted_set.reference_time = dt.datetime.fromtimestamp(now_s, dt.UTC)  # noqa: SLF001
-        updater.refresh()
-    versions = _versions(updater)
-    check_metadata(versions, memory)
-    return ReleaseMetadata(versions, _director_keys(updater, files), updater, folder)
+    with contextlib.ExitStack() as cleanup:
+        with translated():
+            scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder = cleanup.enter_context(TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True))
+            updater = Updater(folder, _URL, fetcher=_BundleFetcher(files), config=_LIMITS, bootstrap=root)
+            # SPEC 6.3: a device without a clock lives in trusted time; python-tuf has no public way to say so (tuf 7.0).
+            updater._trusted_set.reference_time = dt.datetime.fromtimestamp(now_s, dt.UTC)  # noqa: SLF001
+            updater.refresh()
+        versions = _versions(updater)
+        check_metadata(versions, memory)
+        yield ReleaseMetadata(versions, _director_keys(updater, files), updater)
 
 
 @contextlib.contextmanager

@@ -8,13 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Final
 
 import msgspec
 
 from edge_agent.errors import Superseded as SupersededError
-from edge_agent.ports import BakeWindow
+from edge_agent.execution import (
+    Admitted,
+    AlreadyServed,
+    Broke,
+    Effect,
+    Event,
+    Execution,
+    Kept,
+    NotReverted,
+    Observed,
+    Progressed,
+    Proved,
+    Ready,
+    Refused,
+    Resumed,
+    Reverted,
+    Superseded,
+    Switched,
+    Tick,
+    TurnCame,
+    Verified,
+)
 from fleet_protocol.assignment import Item
 from fleet_protocol.errors import (
     BakeFailed,
@@ -29,7 +49,7 @@ from fleet_protocol.errors import (
 )
 from fleet_protocol.identifiers import Digest, SlotName
 from fleet_protocol.messages import DeploymentReport
-from fleet_protocol.states import TERMINAL, DeploymentState
+from fleet_protocol.states import DeploymentState
 
 _S = DeploymentState
 MAX_DETAIL: Final = 300
@@ -37,168 +57,17 @@ MAX_ATTEMPTS: Final = 3
 """Tries of a dangerous state over restarts before the device gives up on a model (SPEC 8.5)."""
 
 
-class Execution(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt at one item of an assignment. ``version`` counts its reports; ``code`` is set with the verdict.
-
-    ``since_s``: monotonic seconds of this run of the agent at which ``state`` was entered.
-    """
-
-    number: int
-    slot: str
-    assignment_seq: int
-    item: Item
-    state: DeploymentState = DeploymentState.OFFERED
-    version: int = 1
-    attempts: int = 0
-    since_s: float = 0.0
-    code: str = ""
-    detail: str = ""
-    chunks_done: int = 0
-    chunks_total: int = 0
-
-    @property
-    def digest(self) -> Digest:
-        """The manifest that it wants served."""
-        return Digest(self.item.target_sha256)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether its state can never move again."""
-        return self.state in TERMINAL
-
-
-# --- events -----------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """The item was verified and its key opened (SPEC 6.5, 6.6)."""
-
-
-@dataclass(frozen=True, slots=True)
-class AlreadyServed:
-    """The slot serves that manifest and it was committed before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """There is room for the blob."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progressed:
-    """``done`` of ``total`` chunks are on disk, verified."""
-
-    done: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """The whole blob opens and its payload is the one that the manifest names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The blob has its final name."""
-
-
-@dataclass(frozen=True, slots=True)
-class TurnCame:
-    """Nothing else stands before the self-test."""
-
-
-@dataclass(frozen=True, slots=True)
-class Proved:
-    """The staged worker loaded the model and passed its golden frames."""
-
-
-@dataclass(frozen=True, slots=True)
-class Switched:
-    """Frames go to the new worker."""
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """What the new worker did since the switch, and which digest the slot serves."""
-
-    window: BakeWindow
-    serving: Digest | None
-
-
-@dataclass(frozen=True, slots=True)
-class Reverted:
-    """The slot serves what it served before (or nothing, where there was nothing)."""
-
-
-@dataclass(frozen=True, slots=True)
-class NotReverted:
-    """What was served before could not be restored."""
-
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A step failed and repeating it cannot help."""
-
-    code: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Broke:
-    """A step failed; another attempt might not."""
-
-    code: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Superseded:
-    """A newer assignment wants ``digest`` in the slot."""
-
-    seq: int
-    digest: Digest
-
-
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    """The agent started and finds this execution in its journal."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time has passed."""
-
-
-Event = (
-    Admitted | AlreadyServed | Ready | Progressed | Verified | Kept | TurnCame | Proved | Switched | Observed
-    | Reverted | NotReverted | Refused | Broke | Superseded | Resumed | Tick
-)  # fmt: skip
-
-
-class Effect(Enum):
-    """What the runner shall do, in order, after the journal has the new state."""
-
-    ADMIT = auto()
-    PREFLIGHT = auto()
-    DOWNLOAD = auto()
-    KEEP = auto()
-    TAKE_TURN = auto()
-    PROVE = auto()
-    SWITCH = auto()
-    RESTAGE = auto()
-    COMMIT = auto()
-    REVERT = auto()
-    DISCARD = auto()
-
-
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Limits of this device. ``limits_s``: most seconds in a state; ``latency_budget_ms`` comes with each manifest."""
+    """Limits of this device. ``limits_s``: most seconds in a state; the latency budget comes with each manifest.
+
+    ``metadata_wait_s``: an assignment may be faster than the metadata that releases its items; so long it may wait.
+    """
 
     bake_s: float = 60.0
     min_frames: int = 20
     max_error_share: float = 0.05
+    metadata_wait_s: float = 60.0
     limits_s: Mapping[DeploymentState, float] = field(
         default_factory=lambda: {
             _S.OFFERED: 600.0, _S.PREFLIGHT: 120.0, _S.DOWNLOADING: 24 * 3600.0, _S.VERIFIED: 600.0,
@@ -263,7 +132,7 @@ _COUNTED: Final = frozenset({_S.SELFTEST, _S.SWITCHING, _S.BAKING})
 
 def offer(number: int, seq: int, item: Item, *, now_s: float) -> Execution:
     """A new execution of ``item``."""
-    return Execution(number=number, slot=item.slot, assignment_seq=seq, item=item, since_s=now_s)
+    return Execution(number=number, slot=SlotName(item.slot), assignment_seq=seq, item=item, since_s=now_s)
 
 
 def failure(error: FleetError) -> Refused | Broke:
@@ -310,13 +179,14 @@ def is_proven(
         raise BakeFailed(f"the new model's worker died: {window.cause_of_death or 'no cause known'}")
     if event.serving != digest:
         raise BakeFailed("the runtime does not serve the new model")
-    enough = window.frames >= policy.min_frames
-    if enough and window.errors > policy.max_error_share * window.frames:
-        raise BakeFailed(f"{window.errors} of {window.frames} frames failed, allowed {policy.max_error_share:.0%}")
+    tried = window.frames + window.errors
+    enough = tried >= policy.min_frames
+    if enough and window.errors > policy.max_error_share * tried:
+        raise BakeFailed(f"{window.errors} of {tried} frames failed, allowed {policy.max_error_share:.0%}")
     if enough and window.p95_ms is not None and latency_budget_ms is not None and window.p95_ms > latency_budget_ms:
         raise BakeFailed(f"p95 {window.p95_ms:.1f} ms over the budget of {latency_budget_ms:.1f} ms")
     if elapsed_s >= policy.bake_s and not enough:
-        raise BakeFailed(f"{window.frames} frames in the bake time, {policy.min_frames} are needed")
+        raise BakeFailed(f"{tried} frames in the bake time, {policy.min_frames} are needed")
     return elapsed_s >= policy.bake_s
 
 
@@ -336,11 +206,6 @@ def report(execution: Execution, serving: Digest | None, *, at: float) -> Deploy
         chunks_total=execution.chunks_total,
         served_sha256=serving or "",
     )
-
-
-def name_of(slot: Execution) -> SlotName:
-    """The slot of an execution whose item was parsed by the contract."""
-    return SlotName(slot.slot)
 
 
 # --- judgements -------------------------------------------------------------------------------------------------------
