@@ -1,0 +1,97 @@
+"""Everything that a compilation reads, found, bounded and hashed before any work begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fleet_protocol.board import Board
+from fleet_protocol.identifiers import Digest, digest_of
+from model_compiler import boards, images, labels, recipe
+from model_compiler.errors import MalformedDataset, MalformedRecipe
+from model_compiler.images import Image, LabelledImage
+from model_compiler.recipe import Recipe
+from model_compiler.stages import load
+from model_compiler.stages.load import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """One compilation's inputs. ``settings_digest`` covers recipe, classes and boards, ``evaluation_digest`` also the
+    labels.
+    """
+
+    recipe: Recipe
+    source: Source
+    classes: tuple[str, ...]
+    boards: tuple[Board, ...]
+    calibration: tuple[Image, ...]
+    evaluation: tuple[LabelledImage, ...]
+    calibration_digest: Digest
+    evaluation_digest: Digest
+    settings_digest: Digest
+
+
+def gather(path: Path) -> Inputs:
+    """Read the recipe at ``path`` and all that it names, relative to its directory; raises MalformedInput, UnknownBoard."""
+    content = _read_text(path, recipe.MAX_BYTES, MalformedRecipe)
+    wanted = recipe.parse(content)
+    folder = path.parent
+    profiles = [boards.load(name, folder) for name in wanted.boards]
+    _refuse_twins([board for board, _ in profiles])
+    classes = _classes(wanted, folder)
+    calibration = images.list_images(folder / wanted.data.calibration)
+    evaluation = images.list_images(folder / wanted.data.evaluation)
+    table = read_labels(folder / wanted.data.labels)
+    settings = [content.encode(), "\n".join(classes).encode(), *(text for _, text in profiles)]
+    return Inputs(
+        recipe=wanted,
+        source=load.read(folder / wanted.source),
+        classes=classes,
+        boards=tuple(board for board, _ in profiles),
+        calibration=calibration,
+        evaluation=labels.match(table, _enough(evaluation, wanted), classes),
+        calibration_digest=images.digest(calibration),
+        evaluation_digest=images.digest(evaluation, table.encode()),
+        settings_digest=digest_of(b"".join(len(each).to_bytes(8, "big") + each for each in settings)),
+    )
+
+
+def read_labels(path: Path) -> str:
+    """The text of a file of labels; raises MalformedDataset where it is missing, too large or not UTF-8."""
+    return _read_text(path, labels.MAX_BYTES, MalformedDataset)
+
+
+def _classes(wanted: Recipe, folder: Path) -> tuple[str, ...]:
+    if wanted.classes.names:
+        return labels.check_classes(wanted.classes.names)
+    text = _read_text(folder / wanted.classes.file, labels.MAX_BYTES, MalformedDataset)
+    return labels.check_classes(labels.parse_classes(text))
+
+
+def _enough(evaluation: tuple[Image, ...], wanted: Recipe) -> tuple[Image, ...]:
+    if len(evaluation) < wanted.golden.frames:
+        raise MalformedDataset(
+            f"{wanted.golden.frames} golden frames are to be chosen from {len(evaluation)} evaluation images; add images"
+        )
+    return evaluation
+
+
+def _refuse_twins(profiles: list[Board]) -> None:
+    names = [board.name for board in profiles]
+    if len(set(names)) != len(names):
+        raise MalformedRecipe(f"two of the recipe's boards have the same name: {', '.join(names)}")
+
+
+def _read_text(path: Path, limit: int, refusal: type[MalformedRecipe | MalformedDataset]) -> str:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(limit + 1)
+    except OSError as error:
+        raise refusal(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > limit:
+        raise refusal(f"{path} has more than {limit} bytes")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise refusal(f"{path} is not UTF-8 text") from error

@@ -1,0 +1,136 @@
+"""The recipe: what to compile, for which boards, on which images, within which loss. Text in, checked value out."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from typing import Any, Final, Literal
+
+import msgspec
+
+from fleet_protocol import identifiers
+from fleet_protocol.errors import MalformedIdentifier
+from fleet_protocol.manifest import Precision, Preprocessing
+from model_compiler.errors import MalformedRecipe
+
+MAX_BYTES: Final = 1 << 20
+MAX_FRAMES: Final = 64
+MAX_SIDE: Final = 8192
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Unknown keys are errors: a misspelt gate must not silently become no gate."""
+
+
+class Data(_Table, frozen=True):
+    """Paths relative to the recipe: two directories of images and a CSV file ``file,label`` for the second."""
+
+    calibration: str
+    evaluation: str
+    labels: str
+
+
+class Classes(_Table, frozen=True):
+    """Names of the model's outputs in order: in place, or one a line in ``file``; exactly one of the two."""
+
+    names: tuple[str, ...] = ()
+    file: str = ""
+
+
+class Scores(_Table, frozen=True):
+    """What has still to be applied to the model's output to read it as confidence."""
+
+    activation: Literal["none", "softmax", "sigmoid"] = "none"
+
+
+class Gate(_Table, frozen=True):
+    """Refuse a variant whose accuracy falls by more than ``max_drop`` below fp32, or below ``min_accuracy`` (both 0..1)."""
+
+    max_drop: float
+    min_accuracy: float = 0.0
+
+
+class GoldenFrames(_Table, frozen=True):
+    """How many frames every device replays before it switches."""
+
+    frames: int = 8
+
+
+class Recipe(_Table, frozen=True):
+    """One compilation. Made by :func:`parse` only."""
+
+    model: str
+    version: str
+    slot: str
+    counter: int
+    source: str
+    boards: tuple[str, ...]
+    variants: tuple[Precision, ...]
+    data: Data
+    classes: Classes
+    preprocessing: Preprocessing
+    gate: Gate
+    postprocessing: Scores = Scores()
+    golden: GoldenFrames = GoldenFrames()
+
+
+def parse(text: str) -> Recipe:
+    """Parse a recipe's TOML; raises MalformedRecipe naming the key that is wrong, missing or unknown."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise MalformedRecipe(f"the recipe is not valid TOML: {error}") from error
+    _refuse_unknown(raw, Recipe, "")
+    try:
+        recipe = msgspec.convert(raw, Recipe, strict=True)
+    except msgspec.ValidationError as error:
+        raise MalformedRecipe(f"recipe: {error}") from error
+    _check_identity(recipe)
+    _check_lists(recipe)
+    _check_numbers(recipe)
+    _check_preprocessing(recipe.preprocessing)
+    return recipe
+
+
+def _refuse_unknown(table: dict[str, Any], wanted: type[msgspec.Struct], where: str) -> None:
+    fields = {field.name: field.type for field in msgspec.structs.fields(wanted)}
+    for key, value in table.items():
+        if key not in fields:
+            nearest = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)
+            raise MalformedRecipe(f"the recipe has an unknown key {where}{key}; did you mean {where}{nearest[0]}?")
+        if isinstance(value, dict) and isinstance(fields[key], type) and issubclass(fields[key], msgspec.Struct):
+            _refuse_unknown(value, fields[key], f"{where}{key}.")
+
+
+def _check_identity(recipe: Recipe) -> None:
+    try:
+        identifiers.model_name(recipe.model)
+        identifiers.model_version(recipe.version)
+        identifiers.slot_name(recipe.slot)
+    except MalformedIdentifier as error:
+        raise MalformedRecipe(str(error)) from error
+    if not 0 < recipe.counter < 2**53:
+        raise MalformedRecipe(f"counter grows with every release and starts at 1, got {recipe.counter}")
+
+
+def _check_lists(recipe: Recipe) -> None:
+    for key, values in (("boards", recipe.boards), ("variants", recipe.variants)):
+        if not values or len(set(values)) != len(values):
+            raise MalformedRecipe(f"{key} names at least one of its kind, each once, got {list(values)}")
+    if bool(recipe.classes.names) == bool(recipe.classes.file):
+        raise MalformedRecipe("give the classes either as classes.names or as classes.file")
+
+
+def _check_numbers(recipe: Recipe) -> None:
+    if not (0 <= recipe.gate.max_drop <= 1 and 0 <= recipe.gate.min_accuracy <= 1):
+        raise MalformedRecipe("gate.max_drop and gate.min_accuracy are shares between 0 and 1")
+    if not 0 < recipe.golden.frames <= MAX_FRAMES:
+        raise MalformedRecipe(f"golden.frames is 1 to {MAX_FRAMES}, got {recipe.golden.frames}")
+
+
+def _check_preprocessing(wanted: Preprocessing) -> None:
+    channels = 1 if wanted.color == "gray" else 3
+    if not (0 < wanted.width <= MAX_SIDE and 0 < wanted.height <= MAX_SIDE):
+        raise MalformedRecipe(f"preprocessing.width and .height are 1 to {MAX_SIDE}")
+    if len(wanted.mean) != channels or len(wanted.std) != channels or 0 in wanted.std:
+        raise MalformedRecipe(f"preprocessing.mean and .std have {channels} values for {wanted.color}, no std is zero")

@@ -1,0 +1,119 @@
+"""Stage 1: from a file to an intact ONNX model, whole in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from fleet_protocol.identifiers import Digest
+from fleet_protocol.manifest import MAX_PAYLOAD_BYTES
+from model_compiler.errors import MalformedModel
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, TensorProto
+
+_EXTERNAL_MARK: Final = b"location"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model file, unparsed, with the weight files that it names. ``digest`` covers all of them."""
+
+    path: Path
+    content: bytes
+    weights: tuple[Path, ...]
+    digest: Digest
+
+
+def read(path: Path) -> Source:
+    """Read the model file and find its weight files; raises MalformedModel, with the cure."""
+    content = _read_bounded(path)
+    # Parsing costs half a second, needed here only where weights lie outside: such a model has the key "location".
+    weights = tuple(_weight_files(_parse(path, content), path)) if _EXTERNAL_MARK in content else ()
+    total = hashlib.sha256(content)
+    for each in weights:
+        total.update(hashlib.sha256(_read_bounded(each)).digest())
+    return Source(path, content, weights, Digest(total.hexdigest()))
+
+
+def load(source: Source) -> ModelProto:
+    """The model with all weights inside; raises MalformedModel where it is cut, not ONNX, inconsistent or holds NaN."""
+    import onnx
+
+    model = _parse(source.path, source.content)
+    if source.weights:
+        onnx.load_external_data_for_model(model, str(source.path.parent))
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise MalformedModel(f"{source.path} is not a valid ONNX model ({reason}); export it again") from error
+    _refuse_nan(model, source.path)
+    return model
+
+
+def tensors_of(graph: GraphProto) -> Iterator[TensorProto]:
+    """Every constant tensor of ``graph`` and of the graphs inside its nodes."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from tensors_of(inner)
+
+
+def _read_bounded(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_PAYLOAD_BYTES:
+            raise MalformedModel(f"{path} has more than {MAX_PAYLOAD_BYTES} bytes; no manifest can carry it")
+        return path.read_bytes()
+    except OSError as error:
+        raise MalformedModel(f"model file {path} cannot be read: {error.strerror}") from error
+
+
+def _parse(path: Path, content: bytes) -> ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
+
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(content)
+    except DecodeError as error:
+        raise MalformedModel(f"{path} is not an ONNX model, or it was cut; export or copy it again") from error
+    if not model.graph.node:
+        raise MalformedModel(f"{path} is not an ONNX model: it has no operators; export it again")
+    return model
+
+
+def _weight_files(model: ModelProto, path: Path) -> Iterator[Path]:
+    """The files named by external tensors, each once, sorted; raises MalformedModel where one is outside or missing."""
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    names = {ExternalDataInfo(each).location for each in tensors_of(model.graph) if uses_external_data(each)}
+    folder = path.parent.resolve()
+    for name in sorted(names):
+        # A model from elsewhere must not be able to pull any file of this machine into a package.
+        found = (folder / name).resolve()
+        if not found.is_relative_to(folder):
+            raise MalformedModel(f"{path} wants weights from {name!r}, outside its own directory; save it as one file")
+        if not found.is_file():
+            raise MalformedModel(f"{path} wants weights from {name!r}, which is missing; copy it beside the model")
+        yield found
+
+
+def _refuse_nan(model: ModelProto, path: Path) -> None:
+    import numpy as np
+    from onnx import numpy_helper
+
+    for each in tensors_of(model.graph):
+        values: Any = numpy_helper.to_array(each)
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            raise MalformedModel(
+                f"{path}: weight {each.name!r} holds NaN; the training diverged, choose another checkpoint"
+            )

@@ -1,0 +1,35 @@
+"""Stage 3: the normalised model must compute what the source computes, on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from model_compiler.errors import ParityBroken
+from model_compiler.onnx_session import OnnxSession
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+IMAGES: Final = 8
+TOLERANCE: Final = 1e-3
+"""Largest difference, as a share of the largest output: folding reorders float32 sums, about 1e-6 where it is right."""
+
+
+def check_parity(source: bytes, normalised: bytes, tensors: Iterable[NDArray[Any]]) -> float:
+    """The largest relative difference over ``tensors``; raises ParityBroken above the tolerance."""
+    before, after = OnnxSession(source), OnnxSession(normalised)
+    worst = max(_difference(before.run([each]), after.run([each])) for each in tensors)
+    if not worst <= TOLERANCE:
+        raise ParityBroken(
+            f"the normalised model differs from the source by {worst:.2g} of its largest output (at most {TOLERANCE}); "
+            "export the model with static shapes and opset 17"
+        )
+    return worst
+
+
+def _difference(expected: list[NDArray[Any]], got: list[NDArray[Any]]) -> float:
+    import numpy as np
+
+    pairs = zip(expected, got, strict=True)
+    return max(float(np.abs(have - want).max() / max(1e-6, float(np.abs(want).max()))) for want, have in pairs)

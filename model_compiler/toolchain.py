@@ -1,0 +1,42 @@
+"""What the result depends on besides the inputs: versions of the packages, the compiler's own code, this CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import fleet_protocol
+from fleet_protocol.identifiers import Digest
+
+_PACKAGES: Final = ("numpy", "onnx", "onnxruntime", "onnxslim", "opencv-python-headless")
+
+
+def versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """Name to version, for the manifest's provenance."""
+    installed = {name: metadata.version(name) for name in sorted({*_PACKAGES, *more})}
+    return {"edgefleet": metadata.version("edgefleet"), "python": platform.python_version(), **installed}
+
+
+def fingerprint() -> Digest:
+    """Changes with any package's version, any line of the compiler or the contract, and the CPU model."""
+    total = hashlib.sha256(repr(sorted(versions().items())).encode())
+    for root in (Path(fleet_protocol.__file__).parent, Path(__file__).parent):
+        for path in sorted(root.rglob("*.py")):
+            total.update(path.relative_to(root).as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
+    # Latencies are part of the result; instruction sets change int8 rounding.
+    total.update(platform.machine().encode() + _cpu_model())
+    return Digest(total.hexdigest())
+
+
+def _cpu_model() -> bytes:
+    try:
+        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    except OSError:
+        return platform.processor().encode()
+    return b"".join(
+        sorted({line for line in lines if line.startswith((b"model name", b"flags", b"Features", b"CPU part"))})
+    )
