@@ -62,10 +62,15 @@ def explain(facts: DeviceFacts, *, now: float) -> Explanation:
     if behind is None:
         return _content(facts)
     attempt = next((each for each in facts.attempts if _is_about(each, behind)), None)
-    if attempt is not None and attempt.state in UNSUCCESSFUL:
+    if attempt is not None and _is_lost(attempt):
         return Explanation("blocked", f"It serves {named(behind.serves)}: {_failure(attempt)}.",
                            "The device keeps its old model; read the timeline, then release a fix.")  # fmt: skip
     return _transport(facts, now=now) or _progress(behind, attempt, now=now)
+
+
+def _is_lost(attempt: AttemptView) -> bool:
+    # A device that went silent is lost in whatever state it was last heard of.
+    return attempt.state in UNSUCCESSFUL or attempt.code == StateTimedOut.code
 
 
 def _is_about(attempt: AttemptView, slot: SlotView) -> bool:
@@ -79,7 +84,7 @@ def _content(facts: DeviceFacts) -> Explanation:
                            "Start a rollout whose selector matches it, or wait until its wave opens.")  # fmt: skip
     serves = ", ".join(named(slot.serves) for slot in wanted)
     last = facts.attempts[0] if facts.attempts else None
-    if last is not None and last.state in UNSUCCESSFUL:
+    if last is not None and _is_lost(last):
         return Explanation("up-to-date", f"It serves {serves}, as it should; {_failure(last)}.",
                            "Nothing is to be done here: the fault is in that release or rollout.")  # fmt: skip
     return Explanation("up-to-date", f"It serves {serves}, as it should.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -12,17 +12,22 @@ from sqlalchemy.orm import Session
 from fleet_protocol import manifest as manifests
 from fleet_protocol.errors import NotFound, StateTimedOut
 from fleet_protocol.states import UNSUCCESSFUL, DeploymentState
-from fleet_server.db.models import Audit, Claim, Release, Rollout, RolloutDevice, Variant, Wave
+from fleet_server.db.models import Audit, Claim, Device, Release, Rollout, RolloutDevice, Variant, Wave
+from fleet_server.rollout.membership import Preview
 from fleet_server.services.overview import MAX_PAGE, attempt_views
 from fleet_server.services.views import (
     AttemptView,
     AuditView,
     ClaimView,
+    PreviewView,
     ReleaseView,
     RolloutView,
     VariantView,
     WaveView,
 )
+
+MAX_LISTED: Final = 1000
+"""Devices named in a preview; a fleet of a million is told in totals."""
 
 
 @dataclass(slots=True)
@@ -38,11 +43,10 @@ class _Tally:
     def add(self, state: str, code: str, *, is_confirmed: bool, is_restored: bool, number: int) -> None:
         self.assigned += number
         self.restored += number if is_restored else 0
-        if state in UNSUCCESSFUL:
-            if code == StateTimedOut.code:
-                self.timed_out += number
-            else:
-                self.failed += number
+        if code == StateTimedOut.code:
+            self.timed_out += number
+        elif state in UNSUCCESSFUL:
+            self.failed += number
         elif state == DeploymentState.COMMITTED and is_confirmed:
             self.confirmed += number
 
@@ -73,6 +77,19 @@ def rollout_devices(db: Session, rollout_id: int, *, after: str = "", limit: int
     query = select(RolloutDevice).where(RolloutDevice.rollout_id == rollout_id, RolloutDevice.device_id > after)
     query = query.order_by(RolloutDevice.device_id).limit(max(1, min(limit, MAX_PAGE)))
     return attempt_views(db, db.scalars(query).all())
+
+
+def preview_view(preview: Preview) -> PreviewView:
+    """A preview with its lists cut to what a person reads; the totals are whole."""
+    return PreviewView(
+        salt=preview.salt,
+        waves=preview.waves,
+        members=len(preview.devices),
+        download_bytes=preview.download_bytes,
+        devices=preview.devices[:MAX_LISTED],
+        excluded_total=len(preview.excluded),
+        excluded=preview.excluded[:MAX_LISTED],
+    )
 
 
 def release_view(db: Session, release_id: int) -> ReleaseView:
@@ -142,7 +159,9 @@ def _tallies(db: Session, rollout_ids: Sequence[int]) -> dict[tuple[int, int], _
     is_confirmed = RolloutDevice.confirmed_at.is_not(None)
     is_restored = RolloutDevice.restored_at.is_not(None)
     key = (RolloutDevice.rollout_id, RolloutDevice.wave, RolloutDevice.state, RolloutDevice.code)
-    query = select(*key, is_confirmed, is_restored, func.count()).where(RolloutDevice.rollout_id.in_(rollout_ids))
+    query = select(*key, is_confirmed, is_restored, func.count()).join(Device, Device.id == RolloutDevice.device_id)
+    # A revoked device is evidence of nothing, here as for the planner.
+    query = query.where(RolloutDevice.rollout_id.in_(rollout_ids), Device.state == "active")
     tallies: dict[tuple[int, int], _Tally] = {}
     for rollout, wave, state, code, confirmed, restored, number in db.execute(
         query.group_by(*key, is_confirmed, is_restored)

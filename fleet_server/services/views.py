@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fleet_server.rollout.membership import Excluded, PlannedDevice, PlannedWave
+
 Presence = Literal["online", "silent", "offline", "never", "revoked"]
 """silent: the broker holds its connection but no report came for a while; never: enrolled, not heard of yet."""
 
@@ -170,6 +172,22 @@ class RolloutView:
     revision: int
     policy: Mapping[str, Any]
     waves: tuple[WaveView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewView:
+    """What a rollout would do. ``devices`` and ``excluded`` are the first thousand of each, the totals are whole.
+
+    ``salt``: give it to ``create`` and the rollout begins with these devices. ``download_bytes``: over all devices at most.
+    """
+
+    salt: int
+    waves: tuple[PlannedWave, ...]
+    members: int
+    download_bytes: int
+    devices: tuple[PlannedDevice, ...]
+    excluded_total: int
+    excluded: tuple[Excluded, ...]
 
 
 @dataclass(frozen=True, slots=True)

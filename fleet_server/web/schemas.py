@@ -47,11 +47,12 @@ class Tags(_Body):
 
 
 class RolloutOrder(_Body):
-    """Which release goes to which devices, and how. ``policy`` is checked by ``fleet_server.rollout.policy``."""
+    """Which release goes to which devices, and how (``fleet_server.rollout.policy``). ``salt``: of a preview, to begin alike."""
 
     release_id: int
     selector: str = Field(default="all", max_length=400)
-    policy: dict[str, Any] = Field(default_factory=dict)
+    policy: dict[str, Any]
+    salt: int | None = Field(default=None, ge=0, lt=10_000)
     reason: str = Field(default="", max_length=MAX_REASON)
 
 

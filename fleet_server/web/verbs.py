@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from fleet_server.db.models import Rollout
+from fleet_server.rollout.view import LIVE, RolloutState
 from fleet_server.services.rollouts import Rollouts
 
 RolloutVerb = Literal["start", "pause", "resume", "promote", "abort", "undo"]
@@ -19,27 +20,27 @@ class Verb:
 
     title: str
     effect: str
-    states: frozenset[str]
+    states: frozenset[RolloutState]
     is_destructive: bool = False
 
 
+_S: Final = RolloutState
+
 WORDS: Final[Mapping[RolloutVerb, Verb]] = {
-    "start": Verb("Start", "Opens the first wave.", frozenset({"DRAFT"})),
-    "pause": Verb("Pause", "Opens nothing more; devices on their way arrive.", frozenset({"RUNNING"})),
-    "resume": Verb("Resume", "Goes on where it paused.", frozenset({"PAUSED"})),
-    "promote": Verb(
-        "Promote", "Lets the present wave pass without waiting for its bake.", frozenset({"RUNNING", "PAUSED"})
-    ),
+    "start": Verb("Start", "Opens the first wave.", frozenset({_S.DRAFT})),
+    "pause": Verb("Pause", "Opens and assigns nothing more; devices on their way arrive.", frozenset({_S.RUNNING})),
+    "resume": Verb("Resume", "Goes on where it paused.", frozenset({_S.PAUSED})),
+    "promote": Verb("Promote", "Passes the present wave on your word, whatever its evidence.", LIVE),
     "abort": Verb(
         "Abort",
-        "Stops and takes the new model back from every device that got it.",
-        frozenset({"DRAFT", "RUNNING", "PAUSED"}),
+        "Stops here: proven devices keep the new model, all others get the one before back.",
+        LIVE | {_S.DRAFT},
         is_destructive=True,
     ),
     "undo": Verb(
         "Undo",
-        "Takes the new model back from every device, after the end.",
-        frozenset({"FINISHED"}),
+        "Takes the new model back from every device.",
+        LIVE | {_S.ABORTED, _S.FINISHED},
         is_destructive=True,
     ),
 }

@@ -10,7 +10,7 @@ from fleet_server.fleet import Fleet
 from fleet_server.rollout import policy as policies
 from fleet_server.services import overview, records
 from fleet_server.services.tokens import Principal
-from fleet_server.services.views import AttemptView, RolloutView
+from fleet_server.services.views import AttemptView, PreviewView, RolloutView
 from fleet_server.web.auth import fleet_of, need
 from fleet_server.web.schemas import Reason, RolloutOrder
 from fleet_server.web.verbs import RolloutVerb, act
@@ -49,11 +49,19 @@ def devices(
         return records.rollout_devices(db, rollout_id, after=after, limit=limit)
 
 
+@router.post("/preview")
+def preview(order: RolloutOrder, fleet: FleetHere, _principal: Operator) -> PreviewView:
+    """Who would be in which wave with which variant, and who cannot take part and why; nothing is kept."""
+    policy = policies.parse(order.policy)
+    return records.preview_view(fleet.rollouts.preview(order.release_id, order.selector, policy, salt=order.salt))
+
+
 @router.post("", status_code=201)
 def create(order: RolloutOrder, fleet: FleetHere, principal: Operator) -> RolloutView:
     """Draft a rollout; nothing moves before ``start``."""
+    policy = policies.parse(order.policy)
     rollout = fleet.rollouts.create(
-        order.release_id, order.selector, policies.parse(order.policy), order.reason, principal.name
+        order.release_id, order.selector, policy, order.reason, principal.name, salt=order.salt
     )
     return detail(rollout.id, fleet)
 

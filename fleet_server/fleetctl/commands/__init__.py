@@ -1,0 +1,1 @@
+"""The nouns of ``fleetctl``, one module each, imported when called."""

@@ -1,0 +1,26 @@
+"""From the command line's flags to a connection."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from fleet_server.fleetctl.connection import Connection
+from fleet_server.fleetctl.target import Contexts, Flags, Target, config_path, resolve
+
+
+def contexts() -> Contexts:
+    """The person's contexts."""
+    return Contexts.load(config_path(os.environ))
+
+
+def target() -> Target:
+    """The server and token of this invocation; raises NotAuthenticated where a part is missing."""
+    flags = click.get_current_context().find_root().obj or Flags()
+    return resolve(flags, os.environ, contexts())
+
+
+def connect() -> Connection:
+    """A connection to the server of this invocation."""
+    return Connection(target())
