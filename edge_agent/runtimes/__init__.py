@@ -34,7 +34,10 @@ class Runtime(Protocol):
 
     @staticmethod
     def load(model: bytes, manifest: Manifest, threads: int) -> Session:
-        """Load from memory. Raises ModelNotLoadable where the bytes are no such model or do not fit the manifest."""
+        """Load from memory. Raises ModelNotLoadable where the bytes are no such model or do not fit the manifest.
+
+        Raises MemoryError where the model needs more memory than the process may have.
+        """
         ...
 
 
@@ -64,7 +67,7 @@ def runtime_for(name: str) -> Runtime:
     try:
         return cast("Runtime", getattr(importlib.import_module(module), attribute))
     except ImportError as error:
-        raise ModelNotLoadable(f"the runtime {name} is not installed; install edgefleet[{name}]") from error
+        raise ModelNotLoadable(f"the runtime {name} cannot be imported; install edgefleet[{name}]") from error
 
 
 def measure_fingerprint(board: Board) -> Fingerprint:

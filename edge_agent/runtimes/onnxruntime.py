@@ -42,14 +42,17 @@ class OnnxRuntime:
 
     @staticmethod
     def load(model: bytes, manifest: Manifest, threads: int) -> OnnxSession:
-        """Raises ModelNotLoadable: not ONNX, unknown operator, external data, or other tensors than the manifest's."""
+        """Raises ModelNotLoadable: not ONNX, unknown operator, external data, or other tensors than the manifest's.
+
+        Raises MemoryError where the process may not have as much as the model needs.
+        """
         try:
             session = ort.InferenceSession(
                 model, _options(threads), providers=["CPUExecutionProvider"], enable_fallback=0
             )
-        except MemoryError as error:
-            raise ModelNotLoadable("the model does not fit in the memory that the board allows a worker") from error
         except _ORT_ERRORS as error:
+            if "bad_alloc" in str(error):
+                raise MemoryError(str(error)) from error
             raise ModelNotLoadable(f"ONNX Runtime {ort.__version__} refuses the model: {_sentence(error)}") from error
         # It keeps the plaintext for a fallback to other providers, which is switched off: one copy less in memory.
         session._model_bytes = None  # noqa: SLF001

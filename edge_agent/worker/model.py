@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from edge_agent.runtimes import InferenceFailed, Session, runtime_for
+from edge_agent.worker.isolation import limit_memory
 from edge_agent.worker.opening import open_payload
 from edge_agent.worker.wire import Inferred, Load, Proved
 from fleet_protocol import golden
@@ -49,6 +50,8 @@ class LoadedModel:
         """Open, check, load. Raises ModelNotLoadable or what a malformed manifest raises."""
         manifest = manifests.parse(request.manifest)
         runtime = runtime_for(manifest.runtime.name)
+        # After the imports: what the libraries themselves need is not the model's fault, and they fail in odd ways.
+        limit_memory(request.memory_mib)
         try:
             opened = open_payload(Path(request.blob), request.key, manifest)
             frames = golden.unpack(opened.golden, manifest.inputs, manifest.outputs, manifest.golden.frames)

@@ -10,7 +10,6 @@ import socket
 
 from edge_agent.runtimes import InferenceFailed
 from edge_agent.worker.frames import FrameReader
-from edge_agent.worker.isolation import limit_memory
 from edge_agent.worker.model import LoadedModel
 from edge_agent.worker.wire import Answer, Channel, FrameFailed, Infer, Load, Loaded, Prove, Refused, Request
 from fleet_protocol.errors import FleetError
@@ -35,7 +34,6 @@ class Worker:
             return Refused(error.code, str(error))
 
     def _load(self, request: Load) -> Loaded:
-        limit_memory(request.memory_mib)
         self._model = LoadedModel.load(request)
         return Loaded()
 

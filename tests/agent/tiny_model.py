@@ -35,9 +35,13 @@ def picture(color: str, level: int = 220, height: int = 40, width: int = 48) -> 
     return frame
 
 
-def classifier(seed: int = 1) -> bytes:
-    """Mean colour through a Gemm, beside a convolution with random weights that contributes a little."""
-    return _model(seed, [])
+def classifier(seed: int = 1, ballast_mib: int = 0) -> bytes:
+    """Mean colour through a Gemm, beside a convolution with random weights that contributes a little.
+
+    ``ballast_mib``: weights that no node uses.
+    """
+    ballast = {"ballast": np.random.default_rng(seed).random((ballast_mib, 2**18), np.float32)} if ballast_mib else {}
+    return _model(seed, [], **ballast)
 
 
 def fails_on_dark_frames() -> bytes:
@@ -92,8 +96,9 @@ def _model(seed: int, tail: _Nodes, **constants: NDArray[Any]) -> bytes:
         "mix": random.normal(0, 0.01, (16, 3)).astype(np.float32),
         "gain": np.eye(3, dtype=np.float32) * 8,
     }
+    weights |= constants
     if tail:
-        weights |= {"threshold": np.array([0.2], np.float32), "one_element": np.array([1], np.int64), **constants}
+        weights |= {"threshold": np.array([0.2], np.float32), "one_element": np.array([1], np.int64)}
     nodes = [
         helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["mean"]),
@@ -118,7 +123,9 @@ def _model(seed: int, tail: _Nodes, **constants: NDArray[Any]) -> bytes:
 
 def golden_frames(model: bytes) -> list[golden.Frame]:
     """One frame per colour with what ONNX Runtime really answers."""
-    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     inputs = [preprocess(picture(color), PREPROCESSING) for color in LABELS]
     return [([each], list(session.run(None, {"image": each}))) for each in inputs]
 
