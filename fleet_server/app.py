@@ -58,7 +58,7 @@ def open_fleet(state: Path, clock: Clock, *, listen: str | None = None, broker_p
         devices=Devices(sessions, changes, clock),
         releases=Releases(sessions, tuf, blobs, changes, clock),
         assignments=assignments,
-        rollouts=Rollouts(sessions, registry.readers, assignments, changes),
+        rollouts=Rollouts(sessions, registry.readers, assignments, changes, clock),
         ingest=Ingest(sessions, changes),
         changes=changes,
     )

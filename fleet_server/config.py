@@ -51,6 +51,14 @@ class StateLayout:
         return self.root / "run.json"
 
     @property
+    def ports(self) -> Path:
+        return self.root / "ports.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
     def ca_certificate(self) -> Path:
         return self.root / "ca.pem"
 

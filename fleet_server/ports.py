@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,7 +35,7 @@ class Broker(Protocol):
         """Returns once the broker has acknowledged; raises BrokerUnreachable. An empty retained payload clears a topic."""
         ...
 
-    def publish_many(self, messages: list[tuple[str, bytes]]) -> None:
+    def publish_many(self, messages: Iterable[tuple[str, bytes]]) -> None:
         """Publish retained messages (topic, payload) with QoS 1, many in flight; returns once all are acknowledged.
 
         Raises BrokerUnreachable; then any part of them may have been published (publishing again is harmless).
@@ -89,4 +89,43 @@ class Blobs(Protocol):
 
     def remove(self, blob: Digest) -> None:
         """Forget a blob. Safe to call twice."""
+        ...
+
+
+class BrokerAccess(Protocol):
+    """The broker's rights, and the sessions that hold them."""
+
+    def write_access(self, denied: Collection[DeviceId]) -> None:
+        """From now on ``denied`` devices have no rights; everybody else has the contract's."""
+        ...
+
+    def end_session(self, device: DeviceId) -> None:
+        """Disconnect a device that may still be connected; raises BrokerUnreachable."""
+        ...
+
+
+class Bundle(Protocol):
+    """The metadata bundle. ``revision`` grows with every change of it while the process lives, from 1."""
+
+    @property
+    def revision(self) -> int: ...
+
+    def bundle(self) -> bytes:
+        """All metadata as one message (SPEC 4.4)."""
+        ...
+
+
+class RetainedJournal(Protocol):
+    """Which artifacts the broker may retain, over restarts of server and broker."""
+
+    def remember(self, manifest: Digest, blob: Digest, blob_bytes: int) -> None:
+        """Durable when this returns."""
+        ...
+
+    def forget(self, manifest: Digest) -> None:
+        """The artifact's topics were cleared."""
+        ...
+
+    def remembered(self) -> list[tuple[Digest, Digest, int]]:
+        """Manifest, blob and the blob's length of each."""
         ...

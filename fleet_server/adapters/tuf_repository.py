@@ -36,6 +36,7 @@ class TufRepository:
         self._root = root
         self._online = online
         self._lock = threading.RLock()
+        self._revision = 1
 
     def files(self) -> dict[str, bytes]:
         """Everything that a device needs, by name: all roots, the current set, the director's keys."""
@@ -50,6 +51,12 @@ class TufRepository:
     def bundle(self) -> bytes:
         """All files as the one retained message (SPEC 4.4)."""
         return metadata_bundle.pack(self.files())
+
+    @property
+    def revision(self) -> int:
+        """Grows with every change of the files by this process."""
+        with self._lock:
+            return self._revision
 
     def root(self) -> bytes:
         """The newest root, as it was signed: what a new device is told to trust."""
@@ -176,6 +183,7 @@ class TufRepository:
 
     def _write(self, name: str, content: bytes) -> None:
         write_file(self._root / name, content)
+        self._revision += 1
 
 
 def _parse(content: bytes, kind: type[SignedT]) -> SignedT:

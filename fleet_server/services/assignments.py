@@ -48,6 +48,11 @@ class Assignments:
         self._director = director
         self._keys = keys
 
+    @property
+    def director_keyid(self) -> str:
+        """Id of the key that signs here; devices accept it where ``keys/director.json`` names it."""
+        return str(self._director.public_key.keyid)
+
     def set_desired(
         self,
         session: Session,
@@ -100,24 +105,22 @@ class Assignments:
         _keep(session, statement, wire.sign(statement, [self._director]))
         return statement.seq
 
-    def issue_due(self, session: Session, now: float, limit: int) -> list[DeviceId]:
-        """Issue for at most ``limit`` active devices whose wish changed or whose assignment runs out; which they were."""
-        due = session.scalars(
+    def due(self, session: Session, now: float, limit: int) -> Sequence[DeviceId]:
+        """At most ``limit`` active devices whose wish changed or whose assignment runs out: to be issued for."""
+        rows = session.scalars(
             select(Device.id)
             .outerjoin(Assignment, Assignment.device_id == Device.id)
             .where(
                 Device.state == "active",
                 or_(
                     Assignment.expires_at < now + RENEWAL_S,
-                    (Assignment.device_id.is_(None)) & exists().where(Desired.device_id == Device.id),
+                    Assignment.device_id.is_(None) & exists().where(Desired.device_id == Device.id),
                 ),
             )
             .order_by(Device.id)
             .limit(limit)
-        ).all()
-        for device_id in due:
-            self.issue(session, DeviceId(device_id), now)
-        return [DeviceId(device_id) for device_id in due]
+        )
+        return [DeviceId(device) for device in rows]
 
     def unsent(self, session: Session, limit: int) -> Sequence[Unsent]:
         """Assignments of active devices that are still to be published, at most ``limit``."""

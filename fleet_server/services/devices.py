@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
 from fleet_protocol.errors import MalformedInput, NotFound
@@ -41,6 +42,11 @@ class Devices:
             note = f"{reason} ({text})" if reason else text
             session.add(Audit(at=self._clock(), who=who[:63], action="device.tags", subject=device, reason=note[:400]))
         self._changes.publish("device", device)
+
+    def forget_presence(self) -> None:
+        """Nobody is known to be online: the broker was replaced, and with it every connection. Devices say so again."""
+        with self._sessions.begin() as session:
+            session.execute(update(Device).where(Device.online.is_(True)).values(online=False))
 
 
 def _check_tags(tags: Mapping[str, str]) -> None:
