@@ -55,17 +55,18 @@ def found_fleet(state: Path, offline: Path, config: ServerConfig, now_s: float) 
     signers = {name: CryptoSigner.generate_ed25519() for name in OFFLINE_FILES}
     staged = state.with_name(f".{state.name}.new")
     shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(mode=0o700, parents=True)
     try:
+        staged.mkdir(mode=0o700, parents=True)
         token = _found_state(StateLayout(staged), config, _offline_keys(signers), now_s)
         files = _write_offline(offline, signers)
         if state.exists():
             state.rmdir()  # empty: _check_places looked
         staged.rename(state)
         sync_directory(state.parent)
-    except BaseException:
+    except OSError as error:
+        raise Conflict(f"the ceremony could not write: {error.strerror} ({error.filename})") from error
+    finally:
         shutil.rmtree(staged, ignore_errors=True)
-        raise
     return Founding(state, offline, files, token)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from fleet_protocol.identifiers import fleet_id
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8443"
 DEFAULT_BROKER_PORT: Final = 8883
+_HOST: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:]{2,39}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,5 +164,8 @@ def _check(config: ServerConfig) -> None:
     _, _, port = config.listen.rpartition(":")
     if not port.isdecimal() or int(port) > 65_535 or not 0 <= config.broker_port <= 65_535:
         raise MalformedConfig("listen reads host:port and ports are 0 to 65535")
+    strange = [host for host in config.hosts if not _HOST.fullmatch(host)]
+    if strange:
+        raise MalformedConfig(f"a host is a name or an address without port, got {strange[0][:80]!r}")
     if not config.hosts:
         raise MalformedConfig("hosts names at least one address of this server")
