@@ -32,13 +32,14 @@ MAX_LISTED: Final = 1000
 
 @dataclass(slots=True)
 class _Tally:
-    """Where the devices of one wave are."""
+    """Where the devices of one wave are. ``withdrawn``: taken back before they had come to an end of their own."""
 
     assigned: int = 0
     confirmed: int = 0
     failed: int = 0
     timed_out: int = 0
     restored: int = 0
+    withdrawn: int = 0
 
     def add(self, state: str, code: str, *, is_confirmed: bool, is_restored: bool, number: int) -> None:
         self.assigned += number
@@ -47,13 +48,15 @@ class _Tally:
             self.timed_out += number
         elif state in UNSUCCESSFUL:
             self.failed += number
+        elif is_restored:
+            self.withdrawn += number
         elif state == DeploymentState.COMMITTED and is_confirmed:
             self.confirmed += number
 
     @property
     def in_flight(self) -> int:
-        """Assigned, and neither a proven success nor a failure: COMMITTED without a heartbeat counts here."""
-        return self.assigned - self.confirmed - self.failed - self.timed_out
+        """Assigned, and neither proven, lost nor taken back: COMMITTED without a heartbeat counts here."""
+        return self.assigned - self.confirmed - self.failed - self.timed_out - self.withdrawn
 
 
 def rollout_view(db: Session, rollout_id: int, *, now: float) -> RolloutView:

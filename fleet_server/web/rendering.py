@@ -45,7 +45,9 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters.update(span=span, short=short, named=named, moment=moment, number=number, size=size, segments=segments)
+    env.filters.update(
+        span=span, short=short, named=named, moment=moment, number=number, size=size, segments=segments, terms=terms
+    )
     return env
 
 
@@ -77,6 +79,21 @@ def size(value: float | None) -> str:
         return "–"
     power = next((power for power in range(len(_UNITS) - 1) if abs(value) < 1024 ** (power + 1)), len(_UNITS) - 1)
     return f"{value / 1024**power:.{1 if power else 0}f} {_UNITS[power]}"
+
+
+def terms(policy: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A rollout's policy for people: names without underscores, durations and shares in words; waves are shown elsewhere."""
+    told = []
+    for key, value in policy.items():
+        if key.endswith("_threshold"):
+            told.append((key.replace("_", " "), f"{value:.0%}" if value == round(value, 2) else f"{value:.2%}"))
+        elif key.endswith("_s") and isinstance(value, int | float):
+            told.append((key[:-2].replace("_", " "), span(value)))
+        elif isinstance(value, bool):
+            told.append((key.replace("_", " "), "yes" if value else "no"))
+        elif isinstance(value, int):
+            told.append((key.replace("_", " "), str(value)))
+    return told
 
 
 def segments(wave: WaveView) -> tuple[Segment, ...]:
