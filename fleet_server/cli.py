@@ -10,6 +10,7 @@ from typing import Final, NoReturn
 import click
 
 from fleet_protocol.errors import FleetError
+from fleet_server.demo.command import demo
 from fleet_server.fleetctl.refusals import exit_code_of, line_of
 
 INTERRUPTED: Final = 130
@@ -147,6 +148,9 @@ def check(state: Path, *, as_json: bool) -> None:
         click.echo("nothing is wrong", err=True)
     if any(each.level == "error" for each in findings):
         sys.exit(1)
+
+
+root.add_command(demo)
 
 
 def main() -> NoReturn:

@@ -5,6 +5,7 @@ The count is found by wrapping the one method through which every journal write 
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -12,21 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_agent.cli import main
-
 from edge_agent import journal
+from edge_agent.cli import main
 
 KILL_AFTER, COUNT_FILE = int(sys.argv[1]), Path(sys.argv[2])
 _commit = journal.Journal._commit
-commits = 0
+_numbers = itertools.count(1)
 
 
 def commit_and_maybe_die(self: journal.Journal, statements: Sequence[Any]) -> None:
-    global commits
     _commit(self, statements)
-    commits += 1
-    COUNT_FILE.write_text(str(commits))
-    if commits == KILL_AFTER:
+    number = next(_numbers)
+    COUNT_FILE.write_text(str(number))
+    if number == KILL_AFTER:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
