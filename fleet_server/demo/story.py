@@ -235,7 +235,7 @@ class Story:
         self._step(
             9,
             "Proof",
-            "The other two devices never saw version 2; the canary serves version 1 again without having missed a frame of service.",
+            "The other two devices never saw version 2; the canary took version 1 back by itself, within the second.",
         )
         self._told(self.server.ctl("device", "list"))
 

@@ -17,6 +17,7 @@ from fleet_server.web.auth import address_of, fleet_of, web_of
 from fleet_server.web.schemas import Health
 
 router = APIRouter(prefix="/v1", tags=["public"])
+MODELS = "models.json"
 BUNDLE = "bundle"
 """Name under which all metadata is served at once, packed as on the broker (SPEC 4.4)."""
 
@@ -70,7 +71,12 @@ def certificate_authority(request: Request, fleet: Annotated[Fleet, Depends(flee
 
 @router.get("/meta/{name:path}", response_class=Response, dependencies=[Depends(_metadata_limit)])
 def metadata(name: str, fleet: Annotated[Fleet, Depends(fleet_of)]) -> Response:
-    """One file of the signed TUF metadata, or all of them as ``bundle``: a device's second source (DESIGN 4)."""
+    """One file of the signed TUF metadata, or all of them as ``bundle``: a device's second source (DESIGN 4).
+
+    ``models.json`` without a version is the current one, which the next release builds on.
+    """
+    if name == MODELS:
+        return Response(fleet.tuf.models(), media_type="application/json")
     files = fleet.tuf.files()
     if name == BUNDLE:
         return Response(metadata_bundle.pack(files), media_type="application/octet-stream")
