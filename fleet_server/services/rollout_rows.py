@@ -133,14 +133,20 @@ def _wave_stand(wave: Wave) -> WaveStand:
 
 def _members(session: Session, rollout: Rollout, slot: SlotName) -> Iterator[Member]:
     query = (
-        select(RolloutDevice, Device.state, LatestHealth.received_at, Desired.manifest_sha256, Desired.rollout_id)
+        select(
+            *RolloutDevice.__table__.columns,
+            Device.state.label("device_state"),
+            LatestHealth.received_at.label("heard_at"),
+            Desired.manifest_sha256.label("desired"),
+            Desired.rollout_id.label("desired_by"),
+        )
         .join(Device, Device.id == RolloutDevice.device_id)
         .outerjoin(LatestHealth, LatestHealth.device_id == RolloutDevice.device_id)
         .outerjoin(Desired, and_(Desired.device_id == RolloutDevice.device_id, Desired.slot == slot))
         .where(RolloutDevice.rollout_id == rollout.id)
         .order_by(RolloutDevice.device_id)
     )
-    for row, device_state, heard_at, desired, desired_by in session.execute(query):
+    for row in session.execute(query):
         manifest = Digest(row.manifest_sha256)
         yield Member(
             device=DeviceId(row.device_id),
@@ -153,15 +159,15 @@ def _members(session: Session, rollout: Rollout, slot: SlotName) -> Iterator[Mem
             state_since=row.state_since,
             confirmed_at=row.confirmed_at,
             restored_at=row.restored_at,
-            heard_at=heard_at,
+            heard_at=row.heard_at,
             custody=custody(
                 manifest,
                 rollout.id,
-                desired=None if desired is None else Digest(desired),
-                desired_by=desired_by,
+                desired=None if row.desired is None else Digest(row.desired),
+                desired_by=row.desired_by,
                 is_live=rollout.state in LIVE,
             ),
-            is_active=device_state == "active",
+            is_active=row.device_state == "active",
         )
 
 

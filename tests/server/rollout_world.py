@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -275,7 +276,7 @@ class World:
         golden = samples.manifest().golden
         made = samples.manifest(
             version=version, counter=counter, slot=slot, boards=boards,
-            golden=type(golden)(**{**_fields(golden), "latency_budget_ms": dict.fromkeys(boards, 100.0)}),
+golden=msgspec.structs.replace(golden, latency_budget_ms=dict.fromkeys(boards, 100.0)),
         )  # fmt: skip
         content = made.encode()
         manifest, blob = digest_of(content), digest_of(b"blob of " + content)
@@ -338,10 +339,11 @@ class World:
     def deliver(self) -> None:
         """The broker's retained assignments reach every device that listens."""
         with self.registry.readers() as session:
-            signed = session.execute(select(Assignment.device_id, Assignment.envelope)).all()
-        for device, content in signed:
-            statement = decode_assignment(verified_payload(content, self.director.keys))
-            if statement.seq > self.devices[device].accepted_seq:
+            signed = session.execute(select(Assignment.device_id, Assignment.seq, Assignment.envelope)).all()
+        for device, seq, content in signed:
+            if seq > self.devices[device].accepted_seq:
+                statement = decode_assignment(verified_payload(content, self.director.keys))
+                assert (statement.device, statement.seq) == (device, seq)
                 manifests = {item.slot: item.target_sha256 for item in statement.items}
                 self.devices[device].receive(statement.seq, manifests.get(SLOT, ""))
 
@@ -405,7 +407,3 @@ def scatter(rng: random.Random, said: list[Incoming], *, lost: float, doubled: f
         if rng.random() >= lost:
             heard.extend([each] * (2 if rng.random() < doubled else 1))
     return heard
-
-
-def _fields(struct: object) -> dict[str, object]:
-    return {name: getattr(struct, name) for name in struct.__struct_fields__}  # type: ignore[attr-defined]
