@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Final
 from fleet_protocol import package
 from fleet_protocol.errors import FleetError
 from fleet_protocol.identifiers import Digest
-from model_compiler.files import written_whole
+from model_compiler.files import make_directory, written_whole
 from model_compiler.inputs import Inputs
 
 MAX_ENTRIES: Final = 64
@@ -60,12 +61,14 @@ class PackageCache:
 
     def keep(self, key: Digest, content: bytes) -> None:
         """Add a package and drop the least recently used beyond the limit; raises CannotWrite or DiskFull."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self.directory)
         with written_whole(self._path(key)) as stream:
             stream.write(content)
-        entries = sorted(self.directory.glob("*.efpkg"), key=lambda path: path.stat().st_mtime)
-        for path in entries[:-MAX_ENTRIES]:
-            path.unlink(missing_ok=True)
+        # Another compilation may be dropping the same entries; then it does the work.
+        with contextlib.suppress(FileNotFoundError):
+            entries = sorted(self.directory.glob("*.efpkg"), key=lambda path: path.stat().st_mtime_ns)
+            for path in entries[:-MAX_ENTRIES]:
+                path.unlink()
 
     def _path(self, key: Digest) -> Path:
         return self.directory / f"{key}.efpkg"

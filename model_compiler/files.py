@@ -43,6 +43,12 @@ def check_writable(path: Path) -> None:
         )
 
 
+def make_directory(path: Path) -> None:
+    """Make ``path`` and what is missing above it; raises CannotWrite or DiskFull."""
+    with _translated(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def _sync_directory(directory: Path) -> None:
     # The rename itself is only on disk once its directory is.
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from model_compiler.errors import MalformedDataset
 from model_compiler.images import Image, LabelledImage
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 MAX_BYTES: Final = 64 << 20
 MAX_CLASSES: Final = 65_536
@@ -49,10 +52,17 @@ def match(text: str, images: Sequence[Image], classes: tuple[str, ...]) -> tuple
 
 def _parse(text: str, classes: dict[str, int]) -> dict[str, int]:
     rows = csv.reader(io.StringIO(text, newline=""))
+    try:
+        return _labels(rows, classes)
+    except csv.Error as error:
+        raise MalformedDataset(f"line {rows.line_num} of the labels is not CSV: {error}") from error
+
+
+def _labels(rows: Reader, classes: dict[str, int]) -> dict[str, int]:
     if next(rows, None) != ["file", "label"]:
         raise MalformedDataset("the labels begin with the header file,label")
     labels: dict[str, int] = {}
-    for row in rows:
+    for row in filter(None, rows):
         if len(row) != 2:
             raise MalformedDataset(
                 f"line {rows.line_num} of the labels should be file,label, got {','.join(row)[:80]!r}"

@@ -13,8 +13,9 @@ Answer = TypeVar("Answer")
 
 
 def default_jobs() -> int:
-    """As many as this process has CPUs, at most 16."""
-    return min(16, len(os.sched_getaffinity(0)))
+    """As many as this process may use CPUs, at most 16."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, cpus)
 
 
 def in_order(work: Callable[[Question], Answer], questions: Iterable[Question], jobs: int) -> Iterator[Answer]:

@@ -40,7 +40,7 @@ class Ranges:
     counts: Counts
 
     def clipped(self, share: float) -> dict[str, tuple[float, float]]:
-        """Ranges that leave at most ``1 - share`` of the values outside on each side; 1.0 gives minimum and maximum."""
+        """Ranges that leave at most ``1 - share`` of the values outside on each side; ``share`` is above 0.5, 1.0 clips nothing."""
         return {name: self._clip(index, share) for index, name in enumerate(self.names)}
 
     def _clip(self, index: int, share: float) -> tuple[float, float]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fleet_protocol.imaging import preprocess
 from fleet_protocol.manifest import Preprocessing
 from model_compiler import images, progress
+from model_compiler.errors import MalformedModel
 from model_compiler.images import LabelledImage
 from model_compiler.parallel import in_order
 from model_compiler.targets import Session
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-METRIC = "top-1"
+METRIC: Final = "top-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,10 @@ def evaluate(
     jobs: int,
     report: progress.Report,
 ) -> dict[str, Answers]:
-    """The answers of every session, by its name. Each image is read once for all of them; raises MalformedDataset."""
+    """The answers of every session, by its name. Each image is read once for all of them.
+
+    Raises MalformedDataset on an image that cannot be read, MalformedModel on scores that are not finite.
+    """
     import numpy as np
 
     top1 = {name: np.empty(len(samples), np.int32) for name in sessions}
@@ -53,7 +57,7 @@ def evaluate(
 
     def answer(sample: LabelledImage) -> dict[str, tuple[int, float]]:
         tensor = preprocess(images.decode(sample.image), wanted)
-        return {name: _top(session.run([tensor])[0]) for name, session in sessions.items()}
+        return {name: _top(session.run([tensor])[0], sample) for name, session in sessions.items()}
 
     answers = in_order(answer, samples, jobs)
     for index, row in enumerate(progress.tracked(report, "evaluate", answers, len(samples))):
@@ -62,9 +66,13 @@ def evaluate(
     return {name: Answers(top1[name], margin[name]) for name in sessions}
 
 
-def _top(scores: NDArray[np.float32]) -> tuple[int, float]:
+def _top(scores: NDArray[np.float32], sample: LabelledImage) -> tuple[int, float]:
     import numpy as np
 
     flat = scores.ravel()
+    if not np.isfinite(flat).all():
+        raise MalformedModel(
+            f"the model gives NaN or infinity for {sample.image.path}; it cannot be judged on that image"
+        )
     second, first = np.partition(flat, -2)[-2:]
     return int(flat.argmax()), float(first - second)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from fleet_protocol.errors import AccuracyRefused
 from model_compiler.recipe import Gate
 
-_ROUNDING = 1e-9
+_ROUNDING: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +13,7 @@ from fleet_protocol.manifest import MAX_PAYLOAD_BYTES
 from model_compiler.errors import MalformedModel
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, TensorProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 _EXTERNAL_MARK: Final = b"location"
 
@@ -44,27 +44,39 @@ def load(source: Source) -> ModelProto:
     import onnx
 
     model = _parse(source.path, source.content)
-    if source.weights:
-        onnx.load_external_data_for_model(model, str(source.path.parent))
     try:
+        if source.weights:
+            onnx.load_external_data_for_model(model, str(source.path.parent))
         onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise MalformedModel(f"{source.path} is not a valid ONNX model ({reason}); export it again") from error
+    _refuse_outside(model, source.path)
     _refuse_nan(model, source.path)
     return model
 
 
-def tensors_of(graph: GraphProto) -> Iterator[TensorProto]:
-    """Every constant tensor of ``graph`` and of the graphs inside its nodes."""
+def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
+    """Every constant tensor of ``model``, also those inside nodes, their graphs and the model's own functions."""
+    yield from _in_graph(model.graph)
+    for function in model.functions:
+        yield from _in_nodes(function.node)
+
+
+def _in_graph(graph: GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from tensors_of(inner)
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _in_nodes(graph.node)
+
+
+def _in_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            yield from _in_graph(inner)
 
 
 def _read_bounded(path: Path) -> bytes:
@@ -95,7 +107,7 @@ def _weight_files(model: ModelProto, path: Path) -> Iterator[Path]:
     """The files named by external tensors, each once, sorted; raises MalformedModel where one is outside or missing."""
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-    names = {ExternalDataInfo(each).location for each in tensors_of(model.graph) if uses_external_data(each)}
+    names = {ExternalDataInfo(each).location for each in tensors_of(model) if uses_external_data(each)}
     folder = path.parent.resolve()
     for name in sorted(names):
         # A model from elsewhere must not be able to pull any file of this machine into a package.
@@ -107,11 +119,19 @@ def _weight_files(model: ModelProto, path: Path) -> Iterator[Path]:
         yield found
 
 
+def _refuse_outside(model: ModelProto, path: Path) -> None:
+    from onnx.external_data_helper import uses_external_data
+
+    # Whatever onnx left outside, the runtime would look for in the directory that it happens to be started from.
+    if any(uses_external_data(each) for each in tensors_of(model)):
+        raise MalformedModel(f"{path} keeps weights in other files in a way that cannot be read; save it as one file")
+
+
 def _refuse_nan(model: ModelProto, path: Path) -> None:
     import numpy as np
     from onnx import numpy_helper
 
-    for each in tensors_of(model.graph):
+    for each in tensors_of(model):
         values: Any = numpy_helper.to_array(each)
         if values.dtype.kind == "f" and np.isnan(values).any():
             raise MalformedModel(

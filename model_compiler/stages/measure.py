@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -37,26 +38,33 @@ class Timing:
 def measure(runtime: RuntimeName, model: bytes, frames: Sequence[NDArray[Any]]) -> Timing:
     """Run ``frames`` in turn, 200 times or for 3 seconds, in a process of its own; raises WorkerDied or ModelNotLoadable."""
     # "spawn": a fork would inherit this process's memory and be measured with it.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_leave_interrupts) as pool:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(_measure_here, runtime, model, list(frames)).result()
+            with _interrupts_held():
+                answer = pool.submit(_measure_here, runtime, model, list(frames))
+            return answer.result()
         except BrokenProcessPool as error:
             raise WorkerDied(
                 f"the process that measured {runtime} died; this machine may be short of memory"
             ) from error
 
 
-def _leave_interrupts() -> None:
-    # Ctrl-C goes to the whole group; the parent answers it and ends this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Processes started in the block never see Ctrl-C: it goes to the whole group, and the parent alone answers it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _measure_here(runtime: RuntimeName, model: bytes, frames: list[NDArray[Any]]) -> Timing:
     import numpy as np
     import psutil
 
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    if hasattr(os, "sched_setaffinity"):  # Linux has it, macOS does not
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     session = target(runtime).open_session(model, threads=1, optimised=True)
     for number in range(WARM_UP_RUNS):
         session.run([frames[number % len(frames)]])
