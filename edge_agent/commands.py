@@ -67,6 +67,7 @@ def run(config_path: Path, verbose: bool) -> None:  # noqa: FBT001 - click passe
         level=logging.INFO if verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
+    logging.getLogger("tuf").setLevel(logging.WARNING)  # it tells of every key that did not sign
     config = load(config_path)
     with held(config.state / "lock"):
         agent = build(config)

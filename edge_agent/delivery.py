@@ -79,9 +79,8 @@ class Window:
         elif took_s > SLOW_S:
             self.size = max(self.size - 1, self.limits.smallest)
 
-    def not_authentic(self, index: int) -> FleetError | None:
-        """A chunk did not verify: it stays missing and has to be asked for anew. An error when it was one too many."""
-        self.asked.pop(index, None)
+    def not_authentic(self) -> FleetError | None:
+        """A chunk did not verify: it stays missing and asked for. Returns an error when it was one too many."""
         self.refused += 1
         if self.refused < MAX_REFUSED:
             return None

@@ -54,7 +54,7 @@ class Download:
         try:
             self._verify(index, content)
         except ChunkTampered:
-            error = self._window.not_authentic(index)
+            error = self._window.not_authentic()
             if error is not None:
                 raise error from None
             # It stays subscribed: the server's next publication of this chunk comes by itself.

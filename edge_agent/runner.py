@@ -116,6 +116,8 @@ class Runner:
         if isinstance(arrived, LinkChanged):
             self._link(is_up=arrived.is_up)
             return
+        if not arrived.payload:
+            return  # MQTT's way to say that a retained message was removed; the desired state is what was accepted last
         try:
             if arrived.topic == topics.METADATA:
                 self._intake.hear_metadata(arrived.payload)
@@ -242,7 +244,7 @@ class Runner:
             now_s=self._monotonic(),
             latency_budget_ms=self._budget(execution) if isinstance(event, Observed) else None,
         )
-        if msgspec.structs.replace(after, since_s=execution.since_s) != execution:
+        if _worth_keeping(after) != _worth_keeping(execution):
             self._record(execution, after, event, effects)
         self._executions[after.number] = after
         for effect in effects:
@@ -371,3 +373,8 @@ class Runner:
             self._journal.note_served({slot: self._inference.serving(slot) or "" for slot in self._slots})
         except JournalUnwritable as error:
             _LOG.warning("journal.unwritable %s", error)
+
+
+def _worth_keeping(execution: Execution) -> tuple[int, int, str, str]:
+    """What a power cut must not lose. Chunks are counted by their bitmap, times by this run of the agent."""
+    return execution.version, execution.attempts, execution.code, execution.detail

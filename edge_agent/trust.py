@@ -38,6 +38,8 @@ BUILD_S: Final = dt.datetime(2026, 11, 1, tzinfo=dt.UTC).timestamp()
 """This program did not exist before: a clock that says otherwise is wrong (SPEC 6.3.1)."""
 _URL: Final = "bundle:/"
 _MAX_ROOTS: Final = 256
+_ANY_MODEL: Final = "models/-/-"
+"""A path that only the role which signs models may sign (SPEC 4.2); no model has this name."""
 _LIMITS: Final = UpdaterConfig(
     max_root_rotations=_MAX_ROOTS, root_max_length=512_000, timestamp_max_length=16_384,
     snapshot_max_length=2_000_000, targets_max_length=metadata_bundle.MAX_UNPACKED_BYTES,
@@ -100,6 +102,8 @@ def accepted(packed: bytes, root: bytes, memory: Memory, *, now_s: float, scratc
             # SPEC 6.3: a device without a clock lives in trusted time; python-tuf has no public way to say so (tuf 7.0).
             updater._trusted_set.reference_time = dt.datetime.fromtimestamp(now_s, dt.UTC)  # noqa: SLF001
             updater.refresh()
+            # Delegated roles load when they are asked for; a bundle whose list of releases is not right is refused whole.
+            updater.get_targetinfo(_ANY_MODEL)
         versions = _versions(updater)
         check_metadata(versions, memory)
         yield ReleaseMetadata(versions, _director_keys(updater, files), updater)
