@@ -81,7 +81,7 @@ class WebServer:
         if isinstance(body, dict):
             body, sent["Content-Type"] = json.dumps(body).encode(), "application/json"
         response = self.pool.request(method, self.url + path, body=body, headers=sent, redirect=False, timeout=LIMIT_S)
-        return Answer(response.status, dict(response.headers), response.data)
+        return Answer(response.status, response.headers, response.data)
 
     def token(self, name: str, role: str) -> str:
         """A new token of ``role``."""
