@@ -19,8 +19,8 @@ _MAX_TERMS: Final = 32
 _WORD: Final = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}"
 _TERM: Final = re.compile(
     rf"\s*(?:(?P<absent>!)\s*(?P<absent_key>{_WORD})"
-    rf"|(?P<key>{_WORD})\s*(?:(?P<compare>!=|==?)\s*(?P<value>{_WORD})"
-    rf"|\s(?P<set>in|notin)\s*\((?P<values>[^()]*)\))?)\s*"
+    rf"|(?P<key>{_WORD})(?:\s*(?P<compare>!=|==?)\s*(?P<value>{_WORD})"
+    rf"|\s+(?P<set>in|notin)\s*\((?P<values>[^()]*)\))?)\s*"
 )
 _VALUE: Final = re.compile(rf"\s*({_WORD})\s*")
 
