@@ -1,4 +1,4 @@
-"""How a rollout goes: its waves, what counts as enough evidence, how long silence is waited for (SPEC 9.3)."""
+"""How a rollout goes: its waves, what counts as enough evidence, how long silence is waited for (DESIGN 5)."""
 
 from __future__ import annotations
 
