@@ -33,7 +33,7 @@ def command(file: Path, *, as_json: bool) -> None:
     for each in contents.variants:
         wanted = each.manifest.runtime
         click.echo(
-            f"{each.manifest.variant}: {wanted.name} >= {wanted.min_version} on {', '.join(wanted.architectures)}, "
+            f"{each.manifest.variant}: for {', '.join(each.manifest.boards)} with {wanted.name} >= {wanted.min_version}, "
             f"{each.manifest.golden.frames} golden frames, tolerance {each.manifest.golden.atol:g}, manifest {each.digest}"
         )
 

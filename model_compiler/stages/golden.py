@@ -64,7 +64,7 @@ def make(
     replays = {index: ways.replay(samples[index], float(answers.margin[index]), wanted) for index in {*near, *typical}}
     chosen = [replays[index] for index in select(near, typical, replays, count)]
     atol = tolerance(chosen, build.precision)
-    decisive = tuple(each.margin > 2 * atol for each in chosen)
+    decisive = decisive_frames(chosen, atol)
     if not any(decisive):
         raise IndecisiveModel(
             f"{build.variant}: on no golden frame the best class leads by more than the runtime's noise; train further"
@@ -104,6 +104,11 @@ def tolerance(chosen: Sequence[Replay], precision: Precision) -> float:
     span = max(float(each.max()) for each in outputs) - min(float(each.min()) for each in outputs)
     widest = max(SAFETY * max(replay.noise for replay in chosen), FLOOR[precision] * span)
     return float(f"{widest:.6g}")
+
+
+def decisive_frames(chosen: Sequence[Replay], atol: float) -> tuple[bool, ...]:
+    """Per frame, whether its top-1 stays ahead even where best and second are off by ``atol`` in opposite directions."""
+    return tuple(each.margin > 2 * atol for each in chosen)
 
 
 class _Ways:

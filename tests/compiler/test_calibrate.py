@@ -58,6 +58,13 @@ def test_the_number_of_threads_changes_nothing(pristine: Workshop, model: FloatM
         np.testing.assert_array_equal(first, second)
 
 
+def test_clipping_cuts_rare_values_off_both_ends() -> None:
+    counts = np.full((1, BINS), 100, np.int64)
+    counts[0, :10] = counts[0, -20:] = 1
+    low, high = Ranges(("x",), np.array([-8.0]), np.array([BINS - 8.0]), counts).clipped(0.9999)["x"]
+    assert (low, high) == (2.0, BINS - 28.0)  # both cut at 20 of 201,830 values: 10 bins of one below, 20 above
+
+
 @given(st.dictionaries(st.integers(0, BINS - 1), st.integers(1, 10**9), min_size=1), st.floats(0.51, 1.0))
 def test_clipping_keeps_the_promised_share_of_the_values(filled: dict[int, int], share: float) -> None:
     table = np.zeros((1, BINS), np.int64)

@@ -213,7 +213,8 @@ def test_inspect_shows_people_a_table(compiled: Workshop, capsys: pytest.Capture
     shown = capsys.readouterr().out
     assert "ort-int8" in shown
     assert "qdq-u8s8-" in shown
-    assert "generic-x86_64, raspberry-pi-5" in shown
+    assert "for generic-x86_64, raspberry-pi-5" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines() if line.startswith("ort-int8  "))
 
 
 def test_a_bit_flipped_in_a_package_is_noticed(

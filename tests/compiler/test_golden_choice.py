@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from model_compiler.stages.evaluate import Answers
-from model_compiler.stages.golden import FLOOR, SAFETY, Replay, pools, select, tolerance
+from model_compiler.stages.golden import FLOOR, SAFETY, Replay, decisive_frames, pools, select, tolerance
 
 
 def answers(top1: list[int], margin: list[float]) -> Answers:
@@ -47,6 +47,10 @@ def test_unsteady_frames_fill_up_only_where_nothing_else_is_left() -> None:
 
 def test_the_tolerance_covers_the_noise_with_a_margin() -> None:
     assert tolerance([replay(0.9, 0.05), replay(0.9, 0.01)], "int8") == SAFETY * 0.05
+
+
+def test_only_frames_that_the_tolerance_cannot_turn_are_decisive() -> None:
+    assert decisive_frames([replay(0.21, 0.0), replay(0.2, 0.0), replay(0.9, 0.3)], 0.1) == (True, False, True)
 
 
 def test_without_noise_the_tolerance_is_a_share_of_the_outputs_span() -> None:
