@@ -18,13 +18,21 @@ from fleet_server.web.auth import Web, need
 from fleet_server.web.rate import RateLimit
 from fleet_server.web.rendering import STATIC
 from fleet_server.web.routes import access, claims, devices, events, public, releases, rollouts
+from fleet_server.web.schemas import Problem
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1")
 
 
 def create_app(fleet: Fleet) -> FastAPI:
     """The application that serves ``fleet``; it starts nothing and ends with its process."""
-    app = FastAPI(title="edgefleet", version=version(), openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="edgefleet",
+        version=version(),
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        responses={"4XX": {"model": Problem, "description": "Refused; nothing was changed."}},
+    )
     app.state.web = Web(
         fleet=fleet,
         tokens=Tokens(fleet.sessions, fleet.readers, fleet.clock, secrets.token_bytes),

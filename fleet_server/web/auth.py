@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fastapi import Depends, Request
+from fastapi.openapi.models import HTTPBearer
+from fastapi.security.base import SecurityBase
 
 from fleet_protocol.errors import NotAuthenticated
 from fleet_server.fleet import Fleet
@@ -57,11 +59,13 @@ def authenticate(request: Request) -> Principal:
     return tokens.authenticate_session(cookie)
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(SecurityBase):
     """A dependency that lets only principals with ``permission`` pass; a test walks all routes in search of it."""
 
-    permission: Permission
+    def __init__(self, permission: Permission) -> None:
+        self.permission = permission
+        self.model = HTTPBearer(description="`eft_…`; a browser's session cookie does as well")
+        self.scheme_name = "token"
 
     def __call__(self, request: Request) -> Principal:
         principal = authenticate(request)

@@ -21,6 +21,9 @@ MODELS = "models.json"
 BUNDLE = "bundle"
 """Name under which all metadata is served at once, packed as on the broker (SPEC 4.4)."""
 
+MODELS = "models.json"
+"""The newest list of releases without its version in the name: what the next release is added to."""
+
 _ENROL_SCHEMA: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -71,10 +74,12 @@ def certificate_authority(request: Request, fleet: Annotated[Fleet, Depends(flee
 
 @router.get("/meta/{name:path}", response_class=Response, dependencies=[Depends(_metadata_limit)])
 def metadata(name: str, fleet: Annotated[Fleet, Depends(fleet_of)]) -> Response:
-    """One file of the signed TUF metadata, or all of them as ``bundle``: a device's second source (DESIGN 4).
+    """One file of the signed TUF metadata, all of them as ``bundle``, or the newest ``models.json``.
 
     ``models.json`` without a version is the current one, which the next release builds on.
     """
+    if name == MODELS:
+        return Response(fleet.tuf.models(), media_type="application/json")
     if name == MODELS:
         return Response(fleet.tuf.models(), media_type="application/json")
     files = fleet.tuf.files()
