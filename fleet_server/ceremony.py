@@ -9,20 +9,19 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives.serialization import Encoding
 from securesystemslib.signer import CryptoSigner
 
 from fleet_protocol.assignment import encode_director_keys
 from fleet_protocol.envelope import KEY_BYTES
 from fleet_protocol.errors import Conflict
 from fleet_server import tuf_metadata
-from fleet_server.adapters.ca import FleetAuthority, found_authority, new_key, private_pem
+from fleet_server.adapters.ca import found_authority
 from fleet_server.adapters.files import PRIVATE, PUBLIC, sync_directory, write_file
+from fleet_server.adapters.server_certificates import write_mqtt, write_tls
 from fleet_server.config import ServerConfig, StateLayout
 from fleet_server.db import migrate
 from fleet_server.db.models import Audit
@@ -83,7 +82,11 @@ def _found_state(layout: StateLayout, config: ServerConfig, offline: OfflineKeys
     for directory in (layout.keys, layout.tuf, layout.blobs, layout.broker):
         directory.mkdir(mode=0o700)
     (layout.tuf / "keys").mkdir(mode=0o700)
-    _write_certificates(layout, found_authority(config.fleet, now_s), config.hosts, now_s)
+    ca = found_authority(config.fleet, now_s)
+    write_file(layout.ca_key, ca.private_pem(), PRIVATE)
+    write_file(layout.ca_certificate, ca.certificate_pem, PUBLIC)
+    write_tls(layout, ca, config.hosts, now_s)
+    write_mqtt(layout, ca, now_s)
     write_file(layout.key_encryption_key, os.urandom(KEY_BYTES), PRIVATE)
     director = _online_signer(layout.director_key)
     online = OnlineKeys(_online_signer(layout.snapshot_key), _online_signer(layout.timestamp_key))
@@ -92,18 +95,6 @@ def _found_state(layout: StateLayout, config: ServerConfig, offline: OfflineKeys
         write_file(layout.tuf / name, content)
     write_file(layout.config, config.encode().encode(), PRIVATE)
     return _found_registry(layout, config, now_s)
-
-
-def _write_certificates(layout: StateLayout, ca: FleetAuthority, hosts: Sequence[str], now_s: float) -> None:
-    tls, mqtt = new_key(), new_key()
-    write_file(layout.ca_key, ca.private_pem(), PRIVATE)
-    write_file(layout.ca_certificate, ca.certificate_pem, PUBLIC)
-    write_file(layout.tls_key, private_pem(tls), PRIVATE)
-    tls_certificate = ca.issue_server(tls.public_key(), hosts, now_s)
-    write_file(layout.tls_certificate, tls_certificate.public_bytes(Encoding.PEM), PUBLIC)
-    write_file(layout.mqtt_key, private_pem(mqtt), PRIVATE)
-    mqtt_certificate = ca.issue_mqtt_client(mqtt.public_key(), now_s)
-    write_file(layout.mqtt_certificate, mqtt_certificate.public_bytes(Encoding.PEM), PUBLIC)
 
 
 def _online_signer(path: Path) -> CryptoSigner:

@@ -26,6 +26,7 @@ WARN_BEFORE_S: Final[Mapping[str, float]] = {
 }
 """Offline roles need a person, so they are announced while there is time; the server renews the online ones itself."""
 CERTIFICATE_WARN_S: Final = 30 * _DAY_S
+_RENEWAL: Final = ("restart the server, it renews this by itself", "found a new fleet and move the devices to it")
 _REMEDY: Final[Mapping[str, str]] = {
     "root": "sign a new root with two root keys",
     "targets": "sign new targets metadata with two targets keys",
@@ -102,7 +103,7 @@ def _certificates(layout: StateLayout, now: float) -> Iterator[Finding]:
         except (OSError, ValueError):
             yield Finding("error", path.name, "is missing or damaged; restore it from a backup")
             continue
-        finding = judge_expiry(path.name, expires, CERTIFICATE_WARN_S, "issue a new certificate", now)
+        finding = judge_expiry(path.name, expires, CERTIFICATE_WARN_S, _RENEWAL[path == layout.ca_certificate], now)
         if finding is not None:
             yield finding
 

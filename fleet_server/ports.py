@@ -87,6 +87,10 @@ class Blobs(Protocol):
         """Bytes ``start`` up to ``end`` of a blob; raises FileNotFoundError where it is not in the store."""
         ...
 
+    def sweep(self, kept: Collection[Digest]) -> int:
+        """Remove every file but ``kept``; how many there were."""
+        ...
+
     def remove(self, blob: Digest) -> None:
         """Forget a blob. Safe to call twice."""
         ...

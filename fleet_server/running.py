@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import signal
 import socket
@@ -21,9 +22,11 @@ import uvicorn
 from fleet_protocol.errors import BrokerUnreachable, Conflict
 from fleet_server.adapters.broker import Mosquitto, find_mosquitto
 from fleet_server.adapters.broker_access import SupervisedAccess
+from fleet_server.adapters.ca import read_authority
 from fleet_server.adapters.files import PUBLIC, write_file
 from fleet_server.adapters.mqtt import Identity, MqttLink
 from fleet_server.adapters.retained_journal import RetainedFile
+from fleet_server.adapters.server_certificates import renew_if_due
 from fleet_server.app import open_fleet
 from fleet_server.background import Intake, Loop, Requests, stop_all
 from fleet_server.config import ServerConfig, StateLayout, read_config
@@ -31,11 +34,14 @@ from fleet_server.fleet import Fleet
 from fleet_server.services.access import AccessKeeper, revoked_devices
 from fleet_server.services.publishing import Publisher
 
+log = logging.getLogger(__name__)
+
 CONNECT_LIMIT_S: Final = 10.0
 STREAMS_END_S: Final = 3
 LOOPS_END_S: Final = 1.0
 PUBLISH_EVERY_S: Final = 0.2
 DECIDE_EVERY_S: Final = 1.0
+GUARD_EVERY_S: Final = 0.5
 UPKEEP_EVERY_S: Final = 60.0
 _ANY: Final = frozenset({"", "0.0.0.0", "::"})  # noqa: S104  # compared with, not bound
 
@@ -65,12 +71,14 @@ class Background:
             fleet.clock,
         )
         self._requests = Requests()
+        self._heard_connection = 0
         intake = Intake(
             self.link, fleet.ingest, self._requests, fleet.clock, self._generation, fleet.devices.forget_presence
         )
         self._loops = (
             Loop("ingest", intake.step, 0.0),
             Loop("publisher", self._publish, PUBLISH_EVERY_S),
+            Loop("access", self._guard, GUARD_EVERY_S),
             Loop("rollouts", self._decide, DECIDE_EVERY_S),
             Loop("upkeep", self._keep_up, UPKEEP_EVERY_S),
         )
@@ -96,13 +104,22 @@ class Background:
     def _publish(self) -> None:
         if not self.link.is_connected:
             return  # it connects by itself, and says so in the log
-        self._keeper.step()
         self._publisher.step(self.broker.generation)
         while (request := self._requests.take()) is not None:
             self._publisher.resend(*request)
 
+    def _guard(self) -> None:
+        if self.link.is_connected:
+            self._keeper.step()
+
     def _decide(self) -> None:
-        self._fleet.rollouts.tick(self._fleet.clock())
+        if not self.link.is_connected:
+            return  # a server that hears nobody must not take silence for failure
+        now, connection = self._fleet.clock(), self.link.connection
+        if connection != self._heard_connection:
+            self._fleet.rollouts.heard_again(now)
+            self._heard_connection = connection
+        self._fleet.rollouts.tick(now)
 
     def _keep_up(self) -> None:
         now = self._fleet.clock()
@@ -142,6 +159,10 @@ def run(state: Path, *, listen: str | None, broker_port: int | None, say: Callab
             wanted = config.broker_port if broker_port is None else broker_port
             chosen = wanted or _free_port(config.broker_listen, before.get("broker", 0))
             write_file(layout.ports, json.dumps({"https": port, "broker": chosen}).encode())
+            for name in renew_if_due(
+                layout, read_authority(layout.ca_key, layout.ca_certificate), config.hosts, time.time()
+            ):
+                log.warning("issued a new %s certificate for %s", name, ", ".join(config.hosts))
             with contextlib.closing(open_fleet(state, time.time, listen=f"{host}:{port}", broker_port=chosen)) as fleet:
                 _serve(fleet, listener, say)
 
@@ -169,6 +190,9 @@ def _serve(fleet: Fleet, listener: socket.socket, say: Callable[[str], None]) ->
         timeout_graceful_shutdown=STREAMS_END_S,
     )
     try:
+        forgotten = fleet.releases.sweep()
+        if forgotten:
+            log.warning("removed %d files that an interrupted release left behind", forgotten)
         background.start()
         asyncio.run(_Https(settings, ready, fleet.changes.close).serve([listener]))
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from fleet_protocol import envelope
@@ -41,6 +41,13 @@ class BlobStore:
         with self.path(blob).open("rb") as stream:
             stream.seek(start)
             return stream.read(end - start)
+
+    def sweep(self, kept: Collection[Digest]) -> int:
+        """Remove every file but ``kept``: what a crash left half written or unnamed. How many there were."""
+        strays = [path for path in self._root.iterdir() if path.name not in kept]
+        for path in strays:
+            path.unlink(missing_ok=True)
+        return len(strays)
 
     def remove(self, blob: Digest) -> None:
         """Forget a blob that no row names. Safe to call twice."""

@@ -87,6 +87,7 @@ class Mosquitto:
 
     def start(self) -> None:
         """Start the broker; returns when it accepts connections. Raises BrokerUnreachable with its last words."""
+        self._wait_for_port()
         self._thread.start()
         deadline = time.monotonic() + READY_LIMIT_S
         while not self.is_listening():
@@ -136,6 +137,14 @@ class Mosquitto:
     def last_words(self) -> str:
         """The end of what the broker said, in one line."""
         return "; ".join(list(self._lines)[-3:]) or "it said nothing"
+
+    def _wait_for_port(self) -> None:
+        # Somebody else's listener would answer in our broker's place. One of a killed server may still be saving its state.
+        deadline = time.monotonic() + STOP_LIMIT_S
+        while (taken := _bind_error(self._config.broker_listen, self._config.broker_port)) is not None:
+            if time.monotonic() > deadline:
+                raise BrokerUnreachable(f"port {self._config.broker_port} for the broker is not free: {taken}")
+            self._stopping.wait(0.05)
 
     @property
     def _configuration_path(self) -> Path:
@@ -187,6 +196,16 @@ class Mosquitto:
                 self._lines.append(text)
                 log.debug("mosquitto: %s", text)
         process.wait()
+
+
+def _bind_error(host: str, port: int) -> str | None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.strerror
+    return None
 
 
 def _end_with_parent(parent: int) -> Callable[[], None]:

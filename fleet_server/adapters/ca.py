@@ -71,7 +71,7 @@ class FleetAuthority:
 
     def issue_server(self, key: ec.EllipticCurvePublicKey, hosts: Sequence[str], now_s: float) -> x509.Certificate:
         """The TLS certificate of the HTTPS listener and the broker for these names and addresses."""
-        names = [_host(host) for host in dict.fromkeys((*hosts, "localhost", "127.0.0.1"))]
+        names = server_names(hosts)
         usage = ExtendedKeyUsageOID.SERVER_AUTH
         return self._issue(key, hosts[0][:64], names, usage, now_s, timedelta(days=SERVER_DAYS))
 
@@ -143,6 +143,11 @@ def read_authority(key: Path, certificate: Path) -> FleetAuthority:
     if not isinstance(private, ec.EllipticCurvePrivateKey) or private.public_key() != public.public_key():
         raise MalformedConfig("the fleet CA's key and certificate do not belong together; restore both from a backup")
     return FleetAuthority(private, public)
+
+
+def server_names(hosts: Sequence[str]) -> list[x509.GeneralName]:
+    """What the server's TLS certificate is valid for: ``hosts``, and this machine itself."""
+    return [_host(host) for host in dict.fromkeys((*hosts, "localhost", "127.0.0.1"))]
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:

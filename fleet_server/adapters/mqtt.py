@@ -91,6 +91,11 @@ class MqttLink:
         """Whether the broker accepted this connection and it still stands."""
         return self._connected.is_set()
 
+    @property
+    def connection(self) -> int:
+        """Number of the newest connection; it grows with every time that the broker was lost and found again."""
+        return self._connection
+
     def wait_connected(self, limit_s: float) -> bool:
         """Block until connected or the limit; whether it is."""
         return self._connected.wait(limit_s)
@@ -196,21 +201,23 @@ class MqttLink:
             return
 
 
-def take_over(address: tuple[str, int], identity: Identity, client_id: str, limit_s: float) -> bool:
-    """Connect once in a device's name, which ends the device's own session, and leave; whether the broker let us."""
+def take_over(address: tuple[str, int], identity: Identity, client_id: str, limit_s: float) -> None:
+    """Connect once in a device's name, which ends the device's own session, and leave; raises BrokerUnreachable."""
     context = ssl.create_default_context(cafile=str(identity.ca))
     context.load_cert_chain(identity.certificate, identity.key)
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
     client.tls_set_context(context)
-    connected = threading.Event()
-    client.on_connect = lambda *_: connected.set()
+    answers: queue.Queue[Any] = queue.Queue()
+    client.on_connect = lambda _client, _user, _flags, code, _properties: answers.put(code)
     try:
         # A clean start also discards the session and everything queued for it.
         client.connect(*address, KEEPALIVE_S, clean_start=True)
         client.loop_start()
-        return connected.wait(limit_s)
-    except OSError as error:
+        code = answers.get(timeout=limit_s)
+    except (OSError, queue.Empty) as error:
         raise BrokerUnreachable("the broker cannot be reached to end a session") from error
     finally:
         client.disconnect()
         client.loop_stop()
+    if code.is_failure:
+        raise BrokerUnreachable(f"the broker did not let the server end {client_id}'s session: {code}")

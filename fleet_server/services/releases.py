@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from fleet_protocol import package as packages
 from fleet_protocol.errors import Conflict, MalformedPackage, ReleaseMismatch
+from fleet_protocol.identifiers import Digest
 from fleet_protocol.package import ModelPackage
 from fleet_protocol.package import Variant as PackagedVariant
 from fleet_server.changes import ChangeFeed
@@ -66,6 +67,12 @@ class Releases:
             raise
         self._changes.publish("release", str(release.id))
         return release
+
+    def sweep(self) -> int:
+        """Remove ciphertexts that no release names (an interrupted one left them); how many. For the start only."""
+        with self._sessions.begin() as session:
+            kept = {Digest(blob) for blob in session.scalars(select(Variant.blob_sha256))}
+        return self._blobs.sweep(kept)
 
     def _seal(self, package_path: Path, package: ModelPackage) -> list[_Sealed]:
         sealed = []

@@ -286,7 +286,7 @@ def test_the_access_list_ends_with_those_who_have_no_rights() -> None:
     assert text.endswith("\nuser cam-1\ntopic deny #\n\nuser cam-2\ntopic deny #\n")
 
 
-def test_a_port_that_is_taken_is_said_in_the_brokers_own_words(founding: Founding) -> None:
+def test_a_port_that_somebody_else_listens_on_is_not_taken_for_the_brokers(founding: Founding) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import ssl
 import stat
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from cryptography import x509
 from sqlalchemy import select
 from tuf.api.metadata import Metadata, Root, Targets
 
 from fleet_protocol.errors import Conflict, MalformedConfig, NotFound
+from fleet_server.adapters.server_certificates import renew_if_due
 from fleet_server.app import open_fleet
 from fleet_server.ceremony import OFFLINE_FILES, Founding, found_fleet
 from fleet_server.checkup import check
@@ -180,3 +183,32 @@ def test_a_key_that_others_can_read_is_found(founding: Founding) -> None:
     found = {each.subject: each.sentence for each in check(founding.state, NOW)}
     assert "chmod 600" in found["kek"]
     assert "missing" in found["timestamp.pem"]
+
+
+def tls_names(layout: StateLayout) -> list[str]:
+    certificate = x509.load_pem_x509_certificate(layout.tls_certificate.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [str(name.value) for name in names]
+
+
+def test_the_servers_certificates_are_renewed_when_they_run_out_and_not_before(fleet: Fleet) -> None:
+    hosts, layout = fleet.config.hosts, fleet.layout
+    assert renew_if_due(layout, fleet.ca, hosts, NOW) == []
+    late = NOW + 800 * DAY_S
+    assert renew_if_due(layout, fleet.ca, hosts, late) == ["TLS", "broker client"]
+    assert renew_if_due(layout, fleet.ca, hosts, late) == []
+
+
+def test_a_new_host_name_gets_a_new_certificate(fleet: Fleet) -> None:
+    assert renew_if_due(fleet.layout, fleet.ca, ("fleet.example", "10.0.0.5"), NOW) == ["TLS"]
+    assert tls_names(fleet.layout) == ["fleet.example", "10.0.0.5", "localhost", "127.0.0.1"]
+    assert stat.S_IMODE(fleet.layout.tls_key.stat().st_mode) == 0o600
+
+
+def test_a_key_and_certificate_that_do_not_fit_are_replaced_together(fleet: Fleet) -> None:
+    layout = fleet.layout
+    layout.tls_key.write_bytes(layout.mqtt_key.read_bytes())
+    layout.mqtt_certificate.write_bytes(b"half a fi")
+    assert renew_if_due(layout, fleet.ca, fleet.config.hosts, NOW) == ["TLS", "broker client"]
+    for certificate, key in ((layout.tls_certificate, layout.tls_key), (layout.mqtt_certificate, layout.mqtt_key)):
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)

@@ -395,3 +395,15 @@ def test_damaged_metadata_is_named_as_such(fleet: Fleet) -> None:
     (fleet.layout.tuf / "timestamp.json").write_bytes(b"{}")
     with pytest.raises(UntrustedMetadata, match="restore it from a backup"):
         fleet.tuf.files()
+
+
+def test_what_an_interrupted_release_left_is_removed_at_the_next_start_and_nothing_else(
+    fleet: Fleet, founding: Founding, tmp_path: Path
+) -> None:
+    release(fleet, founding, tmp_path)
+    kept = blobs(fleet)
+    (fleet.layout.blobs / ".new-half").write_bytes(b"x")
+    (fleet.layout.blobs / ("0" * 64)).write_bytes(b"x")
+    assert fleet.releases.sweep() == 2
+    assert blobs(fleet) == kept
+    assert fleet.releases.sweep() == 0
