@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import random
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -214,7 +216,7 @@ class World:
     """One server over one registry file; :meth:`restart` is a new process over the same file."""
 
     def __init__(self, path: Path, *, actions_per_transaction: int = 200) -> None:
-        self.url = f"sqlite:///{path / 'fleet.db'}"
+        self.path = path
         self.now = NOW
         self.actions_per_transaction = actions_per_transaction
         self.director = samples.Director()
@@ -228,7 +230,7 @@ class World:
         """What was in memory is gone; what was committed is there."""
         if hasattr(self, "registry"):
             self.registry.close()
-        self.registry: Registry = open_registry(self.url)
+        self.registry: Registry = open_registry(f"sqlite:///{self.path / 'fleet.db'}")
         self.assigner = CutAssigner(Assignments(samples.FLEET, self.director.signer, self.keys))
         self.changes = ChangeFeed()
         self.ingest = Ingest(self.registry.sessions, self.changes)
@@ -243,6 +245,15 @@ class World:
 
     def close(self) -> None:
         self.registry.close()
+
+    def copy(self, path: Path) -> World:
+        """A second world with the same past, in an empty directory; this one must be closed."""
+        path.mkdir()
+        shutil.copyfile(self.path / "fleet.db", path / "fleet.db")
+        twin = copy.copy(self)
+        twin.path, twin.devices = path, copy.deepcopy(self.devices)
+        twin.restart()
+        return twin
 
     # --- what is there -----------------------------------------------------------------------------------------------
     def enrol(

@@ -196,27 +196,33 @@ def _agrees_with_the_devices(world: World, rollout: int, new: str, old: str) -> 
 
 def test_whichever_action_is_the_last_before_the_kill_the_end_is_the_same(tmp_path: Path) -> None:
     """Small fleets, one action per transaction, killed after action 1, 2, 3, … of the whole rollout; and inside each call."""
-    uncut, whole = _killed_after(tmp_path / "uncut", None, None)
+    origin, release = _fleet_of_four(tmp_path)
+    uncut, whole = _killed_after(origin.copy(tmp_path / "uncut"), release, None, None)
     assert whole >= 18
 
     for number in range(1, whole + 1):
-        assert _killed_after(tmp_path / f"after-{number}", number, None)[0] == uncut
+        assert _killed_after(origin.copy(tmp_path / f"after-{number}"), release, number, None)[0] == uncut
     for call in range(32):  # four assigned, four returned, two calls each, before and after
-        assert _killed_after(tmp_path / f"inside-{call}", None, call)[0] == uncut
+        assert _killed_after(origin.copy(tmp_path / f"inside-{call}"), release, None, call)[0] == uncut
 
 
 End = tuple[str, list[str], dict[str, tuple[str, str]]]
 
 
-def _killed_after(path: Path, actions: int | None, call: int | None) -> tuple[End, int]:
-    """How a rollout that breaches in its second wave ends, and in how many actions."""
-    path.mkdir()
+def _fleet_of_four(path: Path) -> tuple[World, int]:
+    """Version 1 everywhere; version 2 will fail on the last device that gets it."""
     world = World(path, actions_per_transaction=1)
     world.enrol("cam-1", "cam-2", "cam-3", "cam-4")
     world.serve_everywhere(world.release("1.0.0", 1))
     release = world.release("2.0.0", 2)
     order = world.rollouts.preview(release, "all", world.policy(), salt=0).devices
     world.devices[order[-1].device].fates = {world.manifest_of(release): Fate.FAILS_IN_BAKE}
+    world.close()
+    return world, release
+
+
+def _killed_after(world: World, release: int, actions: int | None, call: int | None) -> tuple[End, int]:
+    """How a rollout that breaches in its second wave ends, and in how many actions."""
     rollout = world.begin(release, waves="2,100%")
     world.assigner.calls_left = call
     done: list[Action] = []
