@@ -48,7 +48,7 @@ def _normalised(inputs: Inputs, report: Report) -> FloatModel:
     wanted, path = inputs.recipe.preprocessing, inputs.source.path
     for _ in tracked(report, "normalise", [path], 1):
         source = load.load(inputs.source)
-        original = source.SerializeToString()
+        original = parity.runnable(source)
         model = normalise.normalise(source, wanted, len(inputs.classes), path)
         pictures = images.sample(inputs.calibration, parity.IMAGES)
         parity.check_parity(original, model.content, (preprocess(images.decode(each), wanted) for each in pictures))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from onnx import numpy_helper
 
@@ -228,15 +231,28 @@ def test_a_bit_flipped_in_a_package_is_noticed(
     assert capsys.readouterr().err.startswith("error [malformed-package]: ")
 
 
-def test_interrupting_leaves_nothing_behind(shapes: Workshop) -> None:
+def wait_for_measuring_process(parent: int) -> None:
+    end = time.monotonic() + 60.0
+    while time.monotonic() < end:
+        children = psutil.Process(parent).children(recursive=True)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any("spawn_main" in " ".join(child.cmdline()) for child in children):
+                return
+    pytest.fail("no process was started to measure in")
+
+
+@pytest.mark.parametrize("stage", ["ranges", "prove"])
+def test_interrupting_leaves_nothing_behind(shapes: Workshop, stage: str) -> None:
     arguments = ["compile", shapes.recipe, "--out", shapes.out, "--cache", shapes.path / "cache", "--json"]
     process = subprocess.Popen(
         [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     assert process.stderr is not None
     for line in process.stderr:
-        if json.loads(line)["stage"] == "ranges":
+        if json.loads(line)["stage"] == stage:
             break
+    if stage == "prove":
+        wait_for_measuring_process(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
