@@ -94,11 +94,8 @@ class InferenceEngine:
     def close(self) -> None:
         for mailbox in self._mailboxes:
             mailbox.close()
-        for slot in self._slots.values():
-            slot.stop()
+        self._launcher.close()
         for thread in self._threads:
             thread.join()
-        # Once more: a worker that was being started again when its thread saw the end.
         for slot in self._slots.values():
             slot.stop()
-        self._launcher.close()

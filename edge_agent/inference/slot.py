@@ -45,6 +45,7 @@ class Slot:
         self._changed = threading.Condition()
         self._residents = Residents()
         self._dead: Resident | None = None
+        self._has_ended = False
         self._cause_of_death = ""
         self._deaths: deque[float] = deque(maxlen=8)
         self._window = Tally()
@@ -91,7 +92,8 @@ class Slot:
         """What a living worker holds and serves now."""
         with self._changed:
             serving = self._residents.serving
-            return serving.model if serving and serving is not self._dead and serving.worker.is_alive else None
+            is_served = serving is not self._dead and not self._has_ended
+            return serving.model if serving and is_served and serving.worker.is_alive else None
 
     def window(self) -> BakeWindow:
         """See :meth:`edge_agent.ports.Inference.bake_window`."""
@@ -115,17 +117,24 @@ class Slot:
     # --- the thread --------------------------------------------------------------------------------------------------
     def run(self) -> None:
         """The body of the inferring thread, until the mailbox is closed."""
-        while not self._mailbox.is_closed:
-            frame = self._mailbox.take(_LIVENESS_S)
-            serving = self._residents.serving
-            if serving is None:
-                continue
-            if serving is self._dead:
-                self._revive(serving)
-            elif frame is not None:
-                self._infer(serving, frame)
-            elif not serving.worker.is_alive:
-                self._bury(serving, "the worker died between two frames")
+        try:
+            while not self._mailbox.is_closed:
+                self._step(self._mailbox.take(_LIVENESS_S))
+        finally:
+            # Also where a mistake of ours ended it: a slot that nobody feeds must not be reported as serving.
+            self._has_ended = True
+            self._served_changed()
+
+    def _step(self, frame: Frame | None) -> None:
+        serving = self._residents.serving
+        if serving is None:
+            return
+        if serving is self._dead:
+            self._revive(serving)
+        elif frame is not None:
+            self._infer(serving, frame)
+        elif not serving.worker.is_alive:
+            self._bury(serving, "the worker died between two frames")
 
     def _infer(self, serving: Resident, frame: Frame) -> None:
         began = time.perf_counter()

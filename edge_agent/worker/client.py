@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
+from weakref import WeakSet
 
 from edge_agent.ports import Proof, SealedModel
 from edge_agent.worker.frames import FrameWriter
@@ -157,16 +158,29 @@ class Launcher:
     def __init__(self, board: Board, limits: WorkerLimits) -> None:
         self._board, self._limits = board, limits
         self._thread = ThreadPoolExecutor(1, "worker-launcher")
+        self._turn = threading.Lock()
+        self._started: WeakSet[Worker] = WeakSet()
+        self._is_closed = False
 
     def start(self) -> Worker:
-        """A fresh worker without a model. Raises WorkerDied where the system cannot start a process."""
-        try:
-            return self._thread.submit(Worker, self._board, self._limits).result()
-        except OSError as error:
-            raise WorkerDied(f"no worker can be started: {error.strerror or error}") from error
+        """A fresh worker without a model. Raises WorkerDied where no process can be started, and after ``close``."""
+        with self._turn:
+            if self._is_closed:
+                raise WorkerDied("no worker is started any more: the agent stops")
+            try:
+                worker = self._thread.submit(Worker, self._board, self._limits).result()
+            except OSError as error:
+                raise WorkerDied(f"no worker can be started: {error.strerror or error}") from error
+            self._started.add(worker)
+            return worker
 
     def close(self) -> None:
-        """End the thread, and with it every worker that still runs."""
+        """Stop every worker, those included that are loading just now. Safe to call twice."""
+        with self._turn:
+            self._is_closed = True
+            remaining = list(self._started)
+        for worker in remaining:
+            worker.stop()
         self._thread.shutdown()
 
 
@@ -174,7 +188,7 @@ def _start(socket_fd: int, frames_fd: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "edge_agent.worker", str(socket_fd), str(frames_fd)],
         pass_fds=(socket_fd, frames_fd),
-        env=_environment(os.environ),
+        env=worker_environment(os.environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         cwd="/",
@@ -182,7 +196,7 @@ def _start(socket_fd: int, frames_fd: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _environment(agents: Mapping[str, str]) -> dict[str, str]:
+def worker_environment(agents: Mapping[str, str]) -> dict[str, str]:
     """The little that a worker inherits: where Python and its libraries are; no home, no proxy, no credentials."""
     kept = {name: agents[name] for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG") if name in agents}
     return kept | {

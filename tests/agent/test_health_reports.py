@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -86,21 +88,29 @@ def test_a_report_follows_a_change_of_what_is_served_at_once(tmp_path: Path) -> 
     woken = threading.Event()
     with running(tmp_path, slot(camera), served_changed=woken.set) as engine:
         loop = HealthLoop(identity(), PsutilSensors(tmp_path), engine, lambda: STANDING, spool, 3600.0)
-        thread = threading.Thread(target=loop.run)
-        thread.start()
-        eventually(lambda: len(reports_in(spool)) == 1, "the first report comes at the start")
-        engine.serve(model)
-        assert woken.wait(5)
-        loop.wake()
-        eventually(lambda: len(reports_in(spool)) == 2, "the second does not wait for an hour")
-        loop.stop()
-        thread.join(10)
-        assert not thread.is_alive()
+        with reporting(loop):
+            eventually(lambda: len(reports_in(spool)) == 1, "the first report comes at the start")
+            engine.serve(model)
+            assert woken.wait(5)
+            loop.wake()
+            eventually(lambda: len(reports_in(spool)) == 2, "the second does not wait for an hour")
     first, second = reports_in(spool)
     spool.close()
     assert (first.slots[0].served_sha256, second.slots[0].served_sha256) == ("", model.digest)
     assert second.seq == first.seq + 1
     assert spool_topic() == "edgefleet/v1/d/cam-7/up/health"
+
+
+@contextmanager
+def reporting(loop: HealthLoop) -> Iterator[None]:
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.stop()
+        thread.join(10)
+    assert not thread.is_alive()
 
 
 def spool_topic() -> str:

@@ -32,6 +32,8 @@ from tests.agent.tiny_model import (
     hangs_on_dark_frames,
 )
 
+SHARED_MEMORY = Path("/dev/shm")
+
 
 @pytest.fixture
 def camera(tmp_path: Path) -> Path:
@@ -269,17 +271,29 @@ def test_two_slots_serve_side_by_side(tmp_path: Path, camera: Path) -> None:
 
 
 def test_no_file_ever_holds_a_run_of_the_plaintext_model(tmp_path: Path, camera: Path) -> None:
-    release, planted = TinyRelease(), tmp_path / "planted"
+    release, planted, before = TinyRelease(), tmp_path / "planted", set(SHARED_MEMORY.rglob("*"))
     model = release.seal(tmp_path / "blobs")
     with running(tmp_path, slot(camera)) as engine:
         engine.serve(model)
         engine.stage(second_release().seal(tmp_path / "blobs"))
         eventually(lambda: len(results_of(tmp_path)) > 3, "it serves")
-        written = [path for path in (*tmp_path.rglob("*"), *Path("/dev/shm").rglob("*")) if path.is_file()]
+        found = {*tmp_path.rglob("*"), *SHARED_MEMORY.rglob("*")} - before
+        written = [path for path in found if path.is_file() and path.stat().st_uid == os.getuid()]
         assert shares_a_run(release.model, written) == []
 
     planted.write_bytes(b"-" * 100 + release.model[500:570])
     assert shares_a_run(release.model, [planted]) == [planted], "the search itself works"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_slot_whose_own_thread_broke_is_not_reported_as_serving(tmp_path: Path, camera: Path) -> None:
+    """No file can have such a name; whatever breaks the thread that feeds a model, health must not claim that model."""
+    model = TinyRelease().seal(tmp_path / "blobs")
+    with running(tmp_path, slot(camera, results="a\0b")) as engine:
+        engine.serve(model)
+        eventually(lambda: engine.serving(CAM) is None, "the break shows")
+        assert engine.slot_health()[0].served_sha256 == ""
+        assert not engine.bake_window(CAM).is_alive
 
 
 def test_closing_ends_every_worker(tmp_path: Path, camera: Path) -> None:
