@@ -135,8 +135,9 @@ class Runner:
             self._refuse(error)
 
     def _link(self, *, is_up: bool) -> None:
+        # Also when a connection begins: what was asked for while the last one ended was asked of nobody.
+        self._installer.link_lost()
         if not is_up:
-            self._installer.link_lost()
             return
         waiting = [topics.manifest_topic(each.digest) for each in self._offered()]
         self._transport.subscribe([topics.ASSIGNMENT.of(self._identity.device), topics.METADATA, *waiting])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import ssl
@@ -57,6 +58,7 @@ class MqttTransport:
         self._online = messages.encode(messages.Presence(online=True, boot_id=boot_id, agent_version=agent_version))
         self._gone = messages.encode(messages.Presence(online=False, boot_id=boot_id, agent_version=agent_version))
         self._stopping = threading.Event()
+        self._is_up = threading.Event()  # paho calls itself connected until its own callback of the end returns
         self._failures = 0
         self._refused: set[int] = set()
         self._client = self._new_client()
@@ -77,14 +79,15 @@ class MqttTransport:
         self._stopping.set()
         if self._client.is_connected():
             info = self._client.publish(topics.PRESENCE.of(self._device), self._gone, qos=1, retain=True)
-            info.wait_for_publish(1.0)
+            with contextlib.suppress(RuntimeError, ValueError):  # the link just ended: the last will says the same
+                info.wait_for_publish(1.0)
         self._client.disconnect()
         self._client.loop_stop()
 
     # --- the port -----------------------------------------------------------------------------------------------------
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
         """See the port."""
-        if not self._client.is_connected():
+        if not self.is_connected:
             raise BrokerUnreachable(f"{self._where} is not connected; reports wait on disk")
         info = self._client.publish(topic, payload, qos=qos, retain=retain)
         try:
@@ -110,7 +113,7 @@ class MqttTransport:
     @property
     def is_connected(self) -> bool:
         """Whether the broker has accepted this device and was heard since."""
-        return self._client.is_connected()
+        return self._is_up.is_set() and self._client.is_connected()
 
     # --- paho's thread ------------------------------------------------------------------------------------------------
     def _new_client(self) -> paho.Client:
@@ -148,6 +151,7 @@ class MqttTransport:
             return
         self._failures = 0
         self._refused.clear()
+        self._is_up.set()
         _LOG.info("broker.connected %s", self._where)
         client.publish(topics.PRESENCE.of(self._device), self._online, qos=1, retain=True)
         self._inbox.link(is_up=True)
@@ -155,6 +159,7 @@ class MqttTransport:
     def _on_disconnect(
         self, _client: paho.Client, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Any
     ) -> None:
+        self._is_up.clear()
         _LOG.info("broker.disconnected reason=%s", reason)
         self._inbox.link(is_up=False)
         self._wait_a_little()

@@ -118,7 +118,9 @@ class World:
         )
 
     def served(self, name: str, slot: str = "textline") -> str:
-        return self.row(name)["served"].get(slot, "")
+        slots = {each["slot"]: each["serves"] for each in self.row(name)["slots"]}
+        served = slots.get(slot)
+        return served["manifest_sha256"] if served else ""
 
     def close(self) -> None:
         for device in self.devices:
