@@ -73,7 +73,6 @@ class CutAssigner:
     ) -> None:
         self._live_or_die()
         self.real.set_desired(session, device_id, slot, manifest_sha256, rollout_id, now)
-        self._live_or_die()
 
     def issue(self, session: Session, device_id: DeviceId, now: float) -> int:
         self._live_or_die()

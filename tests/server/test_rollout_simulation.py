@@ -18,7 +18,7 @@ from tests.server.rollout_world import SLOT, Fate, PowerCut, World, incoming, sc
 
 BAD_ENDS = (Fate.FAILS_GOLDEN_FRAMES, Fate.FAILS_IN_BAKE, Fate.GOES_SILENT, Fate.NEVER_HEARD_OF,
             Fate.SAYS_COMMITTED_BUT_SERVES_OLD, Fate.FALLS_BACK_LATER)  # fmt: skip
-LIMITS = {"IDLE": 200.0, "SELFTEST": 150.0, "COMMITTED": 120.0}
+LIMITS = {"IDLE": 120.0, "STAGED": 120.0, "COMMITTED": 100.0}
 
 
 @dataclass(slots=True)
@@ -130,7 +130,7 @@ class Story:
     def _serve(self, rollout: int, witness: Witness) -> None:
         """The server's turn; it may be killed before, inside and between any transactions."""
         if self.rng.random() < self.kill:
-            self.world.assigner.calls_left = self.rng.randrange(60)
+            self.world.assigner.calls_left = self.rng.randrange(20)
         while self.unacknowledged:
             batch = self.unacknowledged[:200]
             self._maybe_die()
@@ -160,14 +160,14 @@ def test_five_hundred_devices_come_to_a_true_end_though_the_server_dies(
     tmp_path: Path, seed: int, bad: float, end: str
 ) -> None:
     world = World(tmp_path, actions_per_transaction=40)
-    story = Story(world, random.Random(seed), size=500, bad=bad, kill=0.25)
+    story = Story(world, random.Random(seed), size=500, bad=bad, kill=0.08)
     rollout, old, witness = story.begin(
-        waves="5,10%,50%,100%", success_threshold=0.7, error_threshold=0.25, min_sample=5, max_in_flight=120
+        waves="5,10%,50%,100%", success_threshold=0.7, error_threshold=0.25, min_sample=5, max_in_flight=200
     )
 
     assert story.run(rollout, witness) == end, world.picture(rollout)
 
-    assert story.kills > 3, "the server was killed on the way"
+    assert story.kills >= 3, "the server was killed on the way"
     if end == "FINISHED":
         assert sorted(witness.passed) == [1, 2, 3, 4]
         assert sum(witness.passed.values()) == 500
@@ -196,23 +196,23 @@ def _agrees_with_the_devices(world: World, rollout: int, new: str, old: str) -> 
 
 def test_whichever_action_is_the_last_before_the_kill_the_end_is_the_same(tmp_path: Path) -> None:
     """Small fleets, one action per transaction, killed after action 1, 2, 3, … of the whole rollout; and inside each call."""
-    origin, release = _fleet_of_four(tmp_path)
+    origin, release = _fleet_of_three(tmp_path)
     uncut, whole = _killed_after(origin.copy(tmp_path / "uncut"), release, None, None)
-    assert whole >= 18
+    assert whole >= 15
 
     for number in range(1, whole + 1):
         assert _killed_after(origin.copy(tmp_path / f"after-{number}"), release, number, None)[0] == uncut
-    for call in range(32):  # four assigned, four returned, two calls each, before and after
+    for call in range(18):  # three assigned, three returned, each before, between and after its two calls
         assert _killed_after(origin.copy(tmp_path / f"inside-{call}"), release, None, call)[0] == uncut
 
 
 End = tuple[str, list[str], dict[str, tuple[str, str]]]
 
 
-def _fleet_of_four(path: Path) -> tuple[World, int]:
+def _fleet_of_three(path: Path) -> tuple[World, int]:
     """Version 1 everywhere; version 2 will fail on the last device that gets it."""
     world = World(path, actions_per_transaction=1)
-    world.enrol("cam-1", "cam-2", "cam-3", "cam-4")
+    world.enrol("cam-1", "cam-2", "cam-3")
     world.serve_everywhere(world.release("1.0.0", 1))
     release = world.release("2.0.0", 2)
     order = world.rollouts.preview(release, "all", world.policy(), salt=0).devices
