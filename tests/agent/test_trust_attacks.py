@@ -279,7 +279,7 @@ def reordered(blob: bytes) -> bytes:
         + blob[head + 2 * size : head + 3 * size]
         + blob[head + size : head + 2 * size]
         + blob[head + 3 * size :]
-    )  # noqa: E501
+    )
 
 
 def longer(blob: bytes) -> bytes:

@@ -37,7 +37,7 @@ from edge_agent.inbox import Inbox
 from edge_agent.installer import Installer
 from edge_agent.intake import Intake
 from edge_agent.journal import Journal
-from edge_agent.ports import BakeWindow, Proof, SealedModel
+from edge_agent.ports import BakeWindow, Proof, SealedModel, Transport
 from edge_agent.runner import Runner
 from edge_agent.spool import SqliteSpool
 from edge_agent.updater import Policy
@@ -45,7 +45,7 @@ from fleet_protocol import assignment, envelope, messages, metadata_bundle, topi
 from fleet_protocol.errors import BrokerUnreachable, ModelNotLoadable, ProofError, TrustError
 from fleet_protocol.fingerprint import Fingerprint
 from fleet_protocol.identifiers import DeviceId, Digest, FleetId, SlotName, digest_of
-from fleet_protocol.manifest import slot_of
+from fleet_protocol.manifest import Manifest, slot_of
 from fleet_protocol.messages import DeploymentReport, MissingChunks, SlotHealth
 from fleet_protocol.states import DeploymentState
 from tests.protocol import samples
@@ -54,6 +54,7 @@ NOW = 1_796_000_000
 DAY = 86_400
 FLEET, DEVICE = FleetId("acme"), DeviceId("cam-7")
 SLOT = SlotName("textline")
+GOOD_BAKE = BakeWindow(frames=100, errors=0, p95_ms=5.0, is_alive=True)
 _COMPACT = JSONSerializer(compact=True)
 
 
@@ -64,7 +65,8 @@ def keys(count: int) -> list[CryptoSigner]:
 class TufRepository:
     """The release repository: root and targets 2-of-3, ``models`` 2-of-2, snapshot and timestamp online."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: int = NOW) -> None:
+        self._now = now
         self.signers = {
             "root": keys(3), "targets": keys(3), "models": keys(2), "snapshot": keys(1), "timestamp": keys(1),
         }  # fmt: skip
@@ -86,9 +88,8 @@ class TufRepository:
         self.files: dict[str, bytes] = {}
         self.publish_root()
 
-    @staticmethod
-    def at(seconds: float) -> dt.datetime:
-        return dt.datetime.fromtimestamp(NOW + seconds, dt.UTC)
+    def at(self, seconds: float) -> dt.datetime:
+        return dt.datetime.fromtimestamp(self._now + seconds, dt.UTC)
 
     def add(self, path: str, content: bytes, floor: int | None = None) -> None:
         target = TargetFile.from_data(path, content, ["sha256"])
@@ -198,7 +199,7 @@ class SimulatedInference:
     kept: dict[SlotName, SealedModel | None] = field(default_factory=dict)
     staged: dict[SlotName, SealedModel] = field(default_factory=dict)
     flaw: dict[str, ProofError] = field(default_factory=dict)
-    window: BakeWindow = BakeWindow(frames=100, errors=0, p95_ms=5.0, is_alive=True)
+    window: BakeWindow = GOOD_BAKE
 
     def serving(self, slot: SlotName) -> Digest | None:
         return self.serves[slot].digest if slot in self.serves else None
@@ -267,8 +268,9 @@ class Clock:
 class World:
     """The fleet's side: repository, director, releases, broker."""
 
-    def __init__(self) -> None:
-        self.repository = TufRepository()
+    def __init__(self, now: int = NOW) -> None:
+        self._now = now
+        self.repository = TufRepository(now)
         self.root = self.repository.files["1.root.json"]
         self.director = keys(1)
         self.hpke = X25519PrivateKey.generate()
@@ -290,7 +292,10 @@ class World:
     ) -> samples.Sealed:
         """Release a version: signed manifest, sealed blob, manifest and chunks at the broker."""
         fields = {"counter": int(version.partition(".")[0])} | changes
-        made, payload = samples.sample(model_bytes, version=version, **fields)
+        return self.put(*samples.sample(model_bytes, version=version, **fields), floor=floor, published=published)
+
+    def put(self, made: Manifest, payload: bytes, *, floor: int = 1, published: bool = True) -> samples.Sealed:
+        """Release this manifest with its payload."""
         sealed = samples.Sealed(made, payload, self.hpke)
         self.repository.add(made.target_path, sealed.content, floor)
         self.repository.publish("models")
@@ -308,7 +313,8 @@ class World:
 
     def envelope(self, *items: assignment.Item, signers: Sequence[Signer] | None = None, **changes: Any) -> bytes:
         self.seq += 1
-        fields = {"fleet": FLEET, "device": DEVICE, "seq": self.seq, "iat": NOW, "exp": NOW + 7 * DAY, "items": items}
+        fields = {"fleet": FLEET, "device": DEVICE, "seq": self.seq, "items": items}
+        fields |= {"iat": self._now, "exp": self._now + 7 * DAY}
         return assignment.sign(
             assignment.Assignment(**(fields | changes)), self.director if signers is None else signers
         )
@@ -341,13 +347,17 @@ class Device:
         limits: Limits | None = None,
         reserve_bytes: int = 0,
         slots: tuple[SlotName, ...] = (SLOT,),
+        inbox: Inbox | None = None,
+        transport: Transport | None = None,
     ) -> None:
+        """``transport``: another link than the simulated one; ``inbox``: where it delivers."""
         state.mkdir(parents=True, exist_ok=True)
         self.world, self.state = world, state
         self.clock = clock or Clock()
         self.inference = inference or SimulatedInference()
-        self.inbox = Inbox()
+        self.inbox = inbox or Inbox()
         self.link = Link(world.broker, self.inbox)
+        through = transport or self.link
         self.journal, self.loss = journal.open(state)
         self.spool = SqliteSpool(state / "spool.db", 4 * 1024**2)
         self.store = BlobStore(state / "blobs", reserve_bytes)
@@ -357,11 +367,11 @@ class Device:
             slots=slots, clock=lambda: self.clock.unix, scratch=state / "scratch",
         )  # fmt: skip
         installer = Installer(
-            identity, self.journal, self.store, self.inference, self.link, slots=slots,
+            identity, self.journal, self.store, self.inference, through, slots=slots,
             limits=limits or Limits(), monotonic=lambda: self.clock.monotonic,
         )  # fmt: skip
         self.runner = Runner(
-            identity, self.journal, self.intake, installer, self.inference, self.link, self.spool, self.inbox,
+            identity, self.journal, self.intake, installer, self.inference, through, self.spool, self.inbox,
             slots=slots, board="generic-x86_64", policy=policy or Policy(bake_s=5.0, metadata_wait_s=0.0),
             monotonic=lambda: self.clock.monotonic,
         )  # fmt: skip
