@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
@@ -26,7 +24,7 @@ from edge_agent.inference.engine import InferenceEngine
 from edge_agent.installer import Installer
 from edge_agent.intake import Intake
 from edge_agent.journal import Journal
-from edge_agent.notify import notify
+from edge_agent.notify import Watchdog, notify
 from edge_agent.ports import Clock
 from edge_agent.runner import Runner
 from edge_agent.runtimes import measure_fingerprint
@@ -54,22 +52,24 @@ class Agent:
 
     def run(self) -> None:
         """Serve, report, follow assignments. A failure in the loop ends the agent: the service manager starts it anew."""
-        draining = threading.Thread(
-            target=drain,
-            args=(self.spool, self.transport, self.stopping, random.random),
-            name="spool.drain",
-            daemon=True,
-        )
-        reporting = threading.Thread(target=self.health.run, name="health.report", daemon=True)
+        watchdog = Watchdog()
+        threads = [
+            threading.Thread(target=body, args=arguments, name=name, daemon=True)
+            for name, body, arguments in (
+                ("spool.drain", drain, (self.spool, self.transport, self.stopping, random.random)),
+                ("health.report", self.health.run, ()),
+                ("watchdog", watchdog.run, (self.stopping,)),
+            )
+        ]
         try:
             self.runner.boot()
-            reporting.start()
             self.transport.start()
-            draining.start()
+            for thread in threads:
+                thread.start()
             notify("READY=1")
-            self.runner.run(self.stopping.is_set, _watchdog())
+            self.runner.run(self.stopping.is_set, watchdog.feed)
         finally:
-            self._end(draining, reporting)
+            self._end(*threads)
 
     def stop(self) -> None:
         """Let ``run`` return in less than five seconds; may be called from a signal handler."""
@@ -140,17 +140,3 @@ def _policy(config: AgentConfig) -> Policy:
         min_frames=config.bake.min_frames,
         max_error_share=config.bake.max_error_share,
     )
-
-
-def _watchdog() -> Callable[[], None]:
-    """Says WATCHDOG=1 at most twice in each interval that the service manager asks for."""
-    period_s = int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6
-    last_s = time.monotonic()
-
-    def alive() -> None:
-        nonlocal last_s
-        if period_s and time.monotonic() - last_s >= period_s:
-            last_s = time.monotonic()
-            notify("WATCHDOG=1")
-
-    return alive

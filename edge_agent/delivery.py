@@ -7,7 +7,8 @@ grows where chunks come quickly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass
 from typing import Final
 
 from fleet_protocol.errors import ChunkTampered, FleetError
@@ -32,20 +33,18 @@ class Limits:
     stall_s: float = 30.0
 
 
-@dataclass(slots=True)
 class Window:
-    """The missing chunks of one blob, and those that are asked for. Indexes as in SPEC 7.2."""
+    """The missing chunks of one blob, and those that are asked for. Indexes as in SPEC 7.2; every method is O(1) a chunk."""
 
-    missing: set[int]
-    limits: Limits
-    size: int = 0
-    asked: dict[int, float] = field(default_factory=dict)
-    heard_s: float | None = None
-    stalls: int = 0
-    refused: int = 0
-
-    def __post_init__(self) -> None:
-        self.size = self.limits.window
+    def __init__(self, missing: set[int], limits: Limits) -> None:
+        self.missing = missing
+        self.asked: dict[int, float] = {}
+        self.size = limits.window
+        self.stalls = 0
+        self._limits = limits
+        self._waiting = deque(sorted(missing))
+        self._heard_s: float | None = None
+        self._refused = 0
 
     @property
     def is_complete(self) -> bool:
@@ -54,54 +53,59 @@ class Window:
 
     def next(self, now_s: float) -> list[int]:
         """Chunks to ask for now; from here on they count as asked for."""
+        wanted: list[int] = []
         # Chunk 0 goes first and alone: it has the header, without which no other chunk can be verified (SPEC 7.4).
-        if 0 in self.missing:
-            wanted = [] if 0 in self.asked else [0]
-        else:
-            free = self.size - len(self.asked)
-            wanted = sorted(self.missing - self.asked.keys())[:free] if free > 0 else []
-        for index in wanted:
-            self.asked[index] = now_s
-        if wanted and self.heard_s is None:
-            self.heard_s = now_s
+        room = 1 if 0 in self.missing else self.size
+        while self._waiting and len(self.asked) < room:
+            index = self._waiting.popleft()
+            if index in self.missing:
+                self.asked[index] = now_s
+                wanted.append(index)
+        if wanted and self._heard_s is None:
+            self._heard_s = now_s
         return wanted
 
     def arrived(self, index: int, now_s: float) -> None:
         """A chunk is on disk, verified. One that nobody asked for changes nothing else."""
         self.missing.discard(index)
         asked_s = self.asked.pop(index, None)
-        self.heard_s = now_s
+        self._heard_s = now_s
         if asked_s is None:
             return
         took_s = now_s - asked_s
         if took_s < FAST_S:
-            self.size = min(self.size + 1, self.limits.largest)
+            self.size = min(self.size + 1, self._limits.largest)
         elif took_s > SLOW_S:
-            self.size = max(self.size - 1, self.limits.smallest)
+            self.size = max(self.size - 1, self._limits.smallest)
 
     def not_authentic(self) -> FleetError | None:
         """A chunk did not verify: it stays missing and asked for. Returns an error when it was one too many."""
-        self.refused += 1
-        if self.refused < MAX_REFUSED:
+        self._refused += 1
+        if self._refused < MAX_REFUSED:
             return None
-        return ChunkTampered(f"{self.refused} chunks did not authenticate; publish the blob again")
+        return ChunkTampered(f"{self._refused} chunks did not authenticate; publish the blob again")
 
     def link_lost(self) -> None:
         """Subscriptions ended with the connection: nothing is asked for any more, nothing is a stall."""
-        self.asked.clear()
-        self.heard_s = None
+        self._take_back()
+        self._heard_s = None
 
     def is_stalled(self, now_s: float) -> bool:
         """Whether chunks were asked for and none came for ``stall_s``."""
-        return bool(self.asked) and self.heard_s is not None and now_s - self.heard_s > self.limits.stall_s
+        return bool(self.asked) and self._heard_s is not None and now_s - self._heard_s > self._limits.stall_s
 
     def stalled(self, now_s: float) -> list[int]:
         """Give up on what was asked for: the indexes to unsubscribe. The window halves (SPEC 7.5)."""
-        lost = sorted(self.asked)
-        self.asked.clear()
-        self.size = max(self.size // 2, self.limits.smallest)
+        lost = self._take_back()
+        self.size = max(self.size // 2, self._limits.smallest)
         self.stalls += 1
-        self.heard_s = now_s
+        self._heard_s = now_s
+        return lost
+
+    def _take_back(self) -> list[int]:
+        lost = sorted(self.asked)
+        self._waiting.extendleft(reversed(lost))
+        self.asked.clear()
         return lost
 
 
