@@ -90,11 +90,6 @@ def main() -> NoReturn:
     except FleetError as error:
         click.echo(line_of(error), err=True)
         sys.exit(exit_code_of(error))
-    except BrokenPipeError:
-        # `fleetctl device list | head`: the reader has seen enough. Standard output is closed so that the interpreter's own
-        # flush at exit does not complain.
-        sys.stderr.close()
-        sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
+from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
@@ -30,7 +31,10 @@ class Connection:
         """Raises NotFound where the CA file cannot be read."""
         context = ssl.create_default_context(cafile=_existing(target.ca))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._pool = urllib3.PoolManager(ssl_context=context, retries=False)
+        address = urlsplit(target.server)
+        self._pool = urllib3.HTTPSConnectionPool(
+            address.hostname or "", address.port, ssl_context=context, retries=False
+        )
         self._server = target.server
         self._headers = {"Authorization": f"Bearer {target.token}", "Accept": "application/json"}
 
@@ -61,6 +65,10 @@ class Connection:
             body = _framed(head, file, tail, progress)
             return self._json("POST", path, body=body, headers=headers, timeout=_UPLOAD_TIMEOUT)
 
+    def close(self) -> None:
+        """Close what is kept open for the next request."""
+        self._pool.close()
+
     def _json(self, method: str, path: str, **options: Any) -> Any:
         content = self._send(method, path, **options)
         if not content:
@@ -75,7 +83,7 @@ class Connection:
         options.setdefault("timeout", _TIMEOUT)
         with self._translated():
             response = self._pool.request(
-                method, self._server + path, headers=headers, preload_content=False, redirect=False, **options
+                method, path, headers=headers, preload_content=False, redirect=False, **options
             )
             try:
                 content: bytes = response.read(MAX_ANSWER_BYTES + 1)

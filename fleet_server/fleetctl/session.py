@@ -22,5 +22,7 @@ def target() -> Target:
 
 
 def connect() -> Connection:
-    """A connection to the server of this invocation."""
-    return Connection(target())
+    """A connection to the server of this invocation, closed when its command ends."""
+    connection = Connection(target())
+    click.get_current_context().call_on_close(connection.close)
+    return connection

@@ -106,7 +106,7 @@ def served(fleet: Fleet, admin: str) -> Iterator[WebServer]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web")
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web", daemon=True)
         thread.start()
         web = WebServer(f"https://localhost:{listener.getsockname()[1]}", fleet, admin)
         try:
@@ -115,8 +115,11 @@ def served(fleet: Fleet, admin: str) -> Iterator[WebServer]:
         finally:
             web.close()
             fleet.changes.close()
-            server.should_exit = True
-            thread.join(LIMIT_S)
+            try:
+                wait_for(lambda: not server.server_state.connections, "every client hung up")
+            finally:
+                server.should_exit = True
+                thread.join(LIMIT_S)
 
 
 @dataclass(slots=True)

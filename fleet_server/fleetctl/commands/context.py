@@ -44,7 +44,11 @@ def add(name: str, server: str, ca: str, token_stdin: bool, token_file: str | No
         )
     text = read_token(Path(token_file)) if token_file else sys.stdin.readline(200)
     target = Target(checked_server(server), Path(ca).absolute(), checked_token(text))
-    who = Connection(target).get("/v1/whoami")
+    connection = Connection(target)
+    try:
+        who = connection.get("/v1/whoami")
+    finally:
+        connection.close()
     contexts().with_context(name, target).save()
     output.note(f"{name}: fleet {who['fleet']}, signed in as {who['name']} ({who['role']})")
 

@@ -1,0 +1,487 @@
+"""``fleetctl`` against a real server: answers, exit codes, contexts, help."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from fleet_protocol.claim import Claim
+from fleet_protocol.errors import BadSignature, MalformedInput, NotAuthenticated, NotFound
+from fleet_protocol.identifiers import DeviceId
+from fleet_server.ceremony import Founding
+from fleet_server.fleetctl import output, watching
+from fleet_server.fleetctl.cli import NOUNS, main, root
+from fleet_server.fleetctl.commands.device import changed_tags
+from fleet_server.fleetctl.signing import check_own
+from fleet_server.fleetctl.target import Contexts, Flags, Target, resolve
+from fleet_server.release_signing import load_signer
+from tests.server import kit
+from tests.server.web_fixtures import *  # noqa: F403 - fixtures
+from tests.server.web_kit import INSTALL, Voice, WebServer
+
+TOKEN = "eft_" + "A" * 43
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a run of ``fleetctl`` came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Ctl = Callable[..., Said]
+
+
+@pytest.fixture
+def ctl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ctl:
+    """Runs ``fleetctl`` through its true entry, with a home of its own and no terminal."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("XDG_CONFIG_HOME", "EDGE_SERVER", "EDGE_TOKEN", "EDGE_CA", "EDGE_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str, stdin: str = "") -> Said:
+        monkeypatch.setattr(sys, "argv", ["fleetctl", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return Said(ended.value.code or 0, captured.out, captured.err)  # type: ignore[arg-type]
+
+    return run
+
+
+@pytest.fixture
+def admin(ctl: Ctl, web: WebServer, monkeypatch: pytest.MonkeyPatch) -> Ctl:
+    """``ctl`` pointed at the server by its environment, with the administrator's token."""
+    monkeypatch.setenv("EDGE_SERVER", web.url)
+    monkeypatch.setenv("EDGE_TOKEN", web.admin)
+    monkeypatch.setenv("EDGE_CA", str(web.fleet.layout.ca_certificate))
+    return ctl
+
+
+def enrolled(web: WebServer, *names: str) -> list[Voice]:
+    voices = []
+    for name in names:
+        kit.enrol(web.fleet, name)
+        voices.append(Voice(web.fleet, DeviceId(name)))
+        voices[-1].online()
+        voices[-1].health()
+    return voices
+
+
+# --- the main path ---------------------------------------------------------------------------------------------------
+def test_an_operators_day(admin: Ctl, web: WebServer, web_founding: Founding, tmp_path: Path) -> None:
+    """claim, release, preview, create, watch, why, audit: what the guide's first five minutes say."""
+    claim = admin("claim", "create", "cam-9", "--board", kit.BOARD, "--ttl", "1h")
+    assert Claim.parse(claim.out)
+    assert "until" in claim.err
+    (voice,) = enrolled(web, "cam-1")
+    package = tmp_path / "model.efpkg"
+    kit.write_package(package)
+    released = admin("release", "create", str(package), "--keys", str(web_founding.offline), "--json")
+    assert released.code == 0, released.err
+    manifest = released.json["variants"][0]["manifest_sha256"]
+    assert "signed orientation 1.0.0 with 2 keys" in released.err
+
+    preview = admin("rollout", "preview", "orientation@1.0.0", "--waves", "100%")
+    assert "cam-1" in preview.out
+    created = admin("rollout", "create", "orientation@1.0.0", "--waves", "1", "--bake", "0", "--start", "--json")
+    assert created.json["state"] == "RUNNING"
+    web.fleet.rollouts.tick(web.fleet.clock())
+    voice.deployment(manifest, *INSTALL, assignment=1, served=manifest)
+    voice.health(manifest, assignment=1)
+    for _ in range(4):
+        web.fleet.rollouts.tick(web.fleet.clock())
+    watched = admin("rollout", "watch", str(created.json["id"]), "--timeout", "30s")
+    assert watched.code == 0, watched.err
+    assert "1 of 1 serving" in watched.out
+    assert "up-to-date" in admin("device", "why", "cam-1").out
+    listed = admin("device", "list", "--json").json
+    assert [(each["id"], each["online"]) for each in listed] == [("cam-1", True)]
+    assert "orientation 1.0.0" in admin("device", "list").out
+    assert "rollout.start" in admin("audit", "list").out
+
+
+def test_watching_a_rollout_that_is_aborted_ends_with_six(
+    admin: Ctl, web: WebServer, web_founding: Founding, tmp_path: Path
+) -> None:
+    enrolled(web, "cam-1")
+    made = kit.release(web.fleet, web_founding, tmp_path)
+    rollout = admin("rollout", "create", str(made.id), "--waves", "1", "--start", "--json").json["id"]
+    stopper = threading.Timer(1.0, web.fleet.rollouts.abort, (rollout, "tester", "wrong labels"))
+    stopper.start()
+    watched = admin("rollout", "watch", str(rollout), "--timeout", "30s", "--json")
+    stopper.join()
+    assert watched.code == 6
+    assert "rollout-not-finished" in watched.err
+    states = [json.loads(line)["state"] for line in watched.out.splitlines()]
+    assert states == ["RUNNING", "ABORTED"]
+
+
+def test_a_wait_that_is_too_long_ends_with_124(
+    admin: Ctl, web: WebServer, web_founding: Founding, tmp_path: Path
+) -> None:
+    enrolled(web, "cam-1")
+    made = kit.release(web.fleet, web_founding, tmp_path)
+    rollout = admin("rollout", "create", str(made.id), "--waves", "1", "--start", "--json").json["id"]
+    assert admin("rollout", "watch", str(rollout), "--timeout", "0").code == 124
+
+
+def test_every_verb_of_a_rollout_is_a_command(
+    admin: Ctl, web: WebServer, web_founding: Founding, tmp_path: Path
+) -> None:
+    enrolled(web, "cam-1", "cam-2")
+    made = kit.release(web.fleet, web_founding, tmp_path)
+    rollout = str(admin("rollout", "create", str(made.id), "--waves", "1,100%", "--json").json["id"])
+    for verb, state in (("start", "RUNNING"), ("pause", "PAUSED"), ("resume", "RUNNING")):
+        assert admin("rollout", verb, rollout, "--reason", "test", "--json").json["state"] == state
+    web.fleet.rollouts.tick(web.fleet.clock())
+    assert admin("rollout", "promote", rollout, "--json").json["waves"][0]["state"] == "PASSED"
+    assert admin("rollout", "abort", rollout).code == 2  # nobody can be asked, and --yes was not given
+    assert admin("rollout", "abort", rollout, "--yes", "--json").json["state"] == "ABORTED"
+    assert admin("rollout", "undo", rollout, "--yes", "--json").json["state"] == "RUNNING"
+    assert "canary" in admin("rollout", "get", rollout).out
+
+
+def test_tokens_are_made_listed_and_revoked(admin: Ctl, web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = admin("token", "create", "guest", "--role", "viewer", "--ttl", "1d")
+    secret = made.out.strip()
+    assert secret.startswith("eft_")
+    row = next(each for each in admin("token", "list", "--json").json if each["name"] == "guest")
+    monkeypatch.setenv("EDGE_TOKEN", secret)
+    assert admin("device", "list").code == 0
+    refused = admin("claim", "create", "cam-1", "--board", kit.BOARD)
+    assert refused.code == 4
+    assert refused.err.startswith("error [not-allowed]: claims.write needs the role operator")
+    monkeypatch.setenv("EDGE_TOKEN", web.admin)
+    assert admin("token", "revoke", str(row["id"]), "--yes").code == 0
+    monkeypatch.setenv("EDGE_TOKEN", secret)
+    assert admin("device", "list").err.startswith("error [not-authenticated]:")
+
+
+def test_tags_change_one_by_one(admin: Ctl, web: WebServer) -> None:
+    enrolled(web, "cam-1")
+    assert admin("device", "set", "cam-1", "site=berlin", "line=2").code == 0
+    said = admin("device", "set", "cam-1", "site=lyon", "line-", "--json")
+    assert said.json["device"]["tags"] == {"site": "lyon"}
+    assert "lyon" in admin("device", "get", "cam-1").out
+    assert admin("device", "set", "cam-1", "=x").code == 1
+
+
+def test_revoking_asks_or_needs_yes(admin: Ctl, web: WebServer) -> None:
+    enrolled(web, "cam-1")
+    assert admin("device", "revoke", "cam-1").code == 2
+    assert admin("device", "revoke", "cam-1", "--reason", "stolen", "--yes").code == 0
+    assert admin("device", "get", "cam-1", "--json").json["device"]["presence"] == "revoked"
+
+
+# --- exit codes ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("arguments", "code", "start"),
+    [
+        (("device", "get", "nobody"), 3, "error [not-found]:"),
+        (("release", "get", "none@1"), 3, "error [not-found]:"),
+        (("rollout", "watch", "77"), 3, "error [not-found]:"),
+        (("token", "create", "admin", "--role", "viewer"), 5, "error [conflict]:"),
+        (("claim", "create", "Bad/Name", "--board", "b"), 1, "error [malformed-identifier]:"),
+        (("rollout", "create", "1", "--waves", "200%"), 1, "error [malformed-policy]:"),
+        (("claim", "create", "x", "--board", "b", "--ttl", "soon"), 1, "error [malformed-input]:"),
+        (("nonsense",), 2, "Usage:"),
+        (("device", "get"), 2, "Usage:"),
+        (("token", "create", "x", "--role", "root"), 2, "Usage:"),
+    ],
+)
+def test_exit_codes_and_one_line_of_reason(admin: Ctl, arguments: tuple[str, ...], code: int, start: str) -> None:
+    said = admin(*arguments)
+    assert said.code == code
+    assert said.err.startswith(start)
+    assert said.out == ""
+    assert code == 2 or len(said.err.splitlines()) == 1
+
+
+def test_a_server_that_is_not_there(
+    ctl: Ctl, web_fleet: object, web_founding: Founding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_TOKEN", TOKEN)
+    said = ctl("--server", "https://127.0.0.1:9", "--ca", str(web_founding.state / "ca.pem"), "device", "list")
+    assert (said.code, said.err[:28]) == (1, "error [server-unreachable]: ")
+    assert TOKEN not in said.err
+
+
+def test_a_server_of_another_fleet_never_gets_the_token(
+    ctl: Ctl, web: WebServer, founded: Founding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CA of ``founded`` is another fleet's."""
+    monkeypatch.setenv("EDGE_TOKEN", web.admin)
+    said = ctl("--server", web.url, "--ca", str(founded.state / "ca.pem"), "device", "list")
+    assert (said.code, said.err.partition(":")[0]) == (1, "error [wrong-pin]")
+
+
+def test_without_a_server_it_says_what_to_do(ctl: Ctl) -> None:
+    said = ctl("device", "list")
+    assert said.code == 4
+    assert "fleetctl context add" in said.err
+
+
+# --- contexts --------------------------------------------------------------------------------------------------------
+def test_a_context_is_kept_for_its_owner_only(ctl: Ctl, web: WebServer, tmp_path: Path) -> None:
+    ca = str(web.fleet.layout.ca_certificate)
+    added = ctl("context", "add", "lab", "--server", web.url, "--ca", ca, "--token-stdin", stdin=web.admin + "\n")
+    assert added.code == 0, added.err
+    assert "fleet acme, signed in as admin (admin)" in added.err
+    kept = tmp_path / "home" / ".config" / "edgefleet" / "config.toml"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert ctl("device", "list").code == 0
+    listed = ctl("context", "list")
+    assert "lab" in listed.out
+    assert web.admin not in listed.out + added.out + added.err
+    assert ctl("context", "check", "--json").json["name"] == "admin"
+    assert ctl("context", "remove", "lab").code == 0
+    assert ctl("device", "list").code == 4
+
+
+def test_a_context_with_a_wrong_token_is_not_kept(ctl: Ctl, web: WebServer) -> None:
+    ca = str(web.fleet.layout.ca_certificate)
+    assert ctl("context", "add", "lab", "--server", web.url, "--ca", ca, "--token-stdin", stdin=TOKEN).code == 4
+    assert ctl("context", "list", "--json").json == []
+
+
+def test_a_token_is_never_an_argument(ctl: Ctl, web: WebServer) -> None:
+    ca = str(web.fleet.layout.ca_certificate)
+    said = ctl("context", "add", "lab", "--server", web.url, "--ca", ca)
+    assert said.code == 2
+    assert "--token-stdin" in said.err
+
+
+def contexts() -> Contexts:
+    known = {name: Target(f"https://{name}:1", Path(f"/{name}.pem"), TOKEN) for name in ("one", "two")}
+    return Contexts(Path("/none"), "one", known)
+
+
+def test_flags_win_over_environment_over_context(tmp_path: Path) -> None:
+    other = tmp_path / "token"
+    other.write_text("eft_" + "B" * 43)
+    assert resolve(Flags(), {}, contexts()).server == "https://one:1"
+    assert resolve(Flags(context="two"), {}, contexts()).server == "https://two:1"
+    environment = {"EDGE_SERVER": "https://three:1", "EDGE_TOKEN": "eft_" + "C" * 43}
+    from_environment = resolve(Flags(), environment, contexts())
+    assert (from_environment.server, from_environment.token[4]) == ("https://three:1", "C")
+    from_flags = resolve(Flags(server="https://four:1", token_file=str(other)), environment, contexts())
+    assert (from_flags.server, from_flags.token[4]) == ("https://four:1", "B")
+
+
+def test_a_contexts_token_goes_to_its_own_server_only() -> None:
+    with pytest.raises(NotAuthenticated, match="token"):
+        resolve(Flags(server="https://elsewhere:1"), {}, contexts())
+
+
+def test_a_context_survives_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "config.toml"
+    made = Contexts.load(path).with_context("lab", Target("https://h:1", Path('/with "quotes".pem'), TOKEN))
+    made.save()
+    assert Contexts.load(path).named("lab") == made.named("lab")
+    with pytest.raises(NotFound):
+        made.without("nobody")
+
+
+def test_a_damaged_configuration_is_named_and_kept(ctl: Ctl, tmp_path: Path) -> None:
+    kept = tmp_path / "home" / ".config" / "edgefleet" / "config.toml"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("contexts = 3")
+    said = ctl("device", "list")
+    assert said.err.startswith("error [malformed-config]:")
+    assert kept.read_text() == "contexts = 3"
+
+
+# --- release keys ----------------------------------------------------------------------------------------------------
+def test_the_keys_are_not_lent_to_a_list_that_they_did_not_sign(web_fleet: Any, web_founding: Founding) -> None:
+    """A server in wrong hands could slip a release of its own into the list that it hands out to be signed again."""
+    signers = kit.release_signers(web_founding)
+    current = web_fleet.tuf.models()
+    check_own(current, signers)
+    raised = json.loads(current)
+    raised["signed"]["version"] += 1
+    with pytest.raises(BadSignature):
+        check_own(json.dumps(raised).encode(), signers)
+    with pytest.raises(BadSignature):
+        check_own(current, [load_signer(web_founding.offline / "root-1.pem")])
+    with pytest.raises(BadSignature):
+        check_own(b"{}", signers)
+
+
+def test_one_key_of_two_does_not_make_a_release(admin: Ctl, web_founding: Founding, tmp_path: Path) -> None:
+    kit.write_package(tmp_path / "model.efpkg")
+    key = str(web_founding.offline / "models-ci.pem")
+    said = admin("release", "create", str(tmp_path / "model.efpkg"), "--key", key)
+    assert said.code == 1
+    assert said.err.splitlines()[-1].startswith("error [untrusted-metadata]:")
+    assert admin("release", "list", "--json").json == []
+
+
+# --- the overlay -----------------------------------------------------------------------------------------------------
+def test_an_overlay_with_a_new_claim(admin: Ctl, web: WebServer, tmp_path: Path) -> None:
+    import tarfile
+
+    out = tmp_path / "overlay.tar"
+    made = admin("image", "overlay", "--board", "raspberry-pi-5", "--new-claim", "cam-1", "--out", str(out), "--json")
+    assert made.json["claim"] is True
+    with tarfile.open(out) as archive:
+        member = archive.extractfile("boot/firmware/edgefleet/claim")
+        assert member is not None
+        claim = Claim.parse(member.read().decode())
+    claim.check_ca(web.fleet.ca.certificate_der)
+    assert str(claim) not in made.out + made.err
+    assert [each["device_id"] for each in admin("claim", "list", "--json").json] == ["cam-1"]
+
+
+def test_an_overlay_with_another_fleets_claim_is_refused(admin: Ctl, tmp_path: Path) -> None:
+    (tmp_path / "claim").write_text(str(Claim("0123456789ab", b"s" * 32, b"c" * 16, b"r" * 16)))
+    arguments = ("image", "overlay", "--board", "raspberry-pi-5", "--claim", str(tmp_path / "claim"))
+    said = admin(*arguments, "--out", str(tmp_path / "o.tar"))
+    assert said.err.startswith("error [wrong-pin]:")
+    assert not (tmp_path / "o.tar").exists()
+
+
+# --- help, words, start-up -------------------------------------------------------------------------------------------
+def commands(group: click.Command, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], click.Command]]:
+    context = click.Context(group)
+    found = [(path, group)]
+    if isinstance(group, click.Group):
+        for name in group.list_commands(context):
+            inner = group.get_command(context, name)
+            assert inner is not None
+            found += commands(inner, (*path, name))
+    return found
+
+
+def test_every_command_explains_itself_with_an_example(ctl: Ctl) -> None:
+    found = commands(root)
+    assert len(found) > 35
+    for path, command in found:
+        said = ctl(*path, "--help")
+        assert said.code == 0, path
+        assert "Example:\n" in said.out, path
+        assert "fleetctl " + " ".join(path[:1]) in said.out, path
+        for parameter in command.params:
+            assert not isinstance(parameter, click.Option) or parameter.help, (path, parameter.name)
+
+
+def test_the_nouns_of_the_help_are_the_modules(ctl: Ctl) -> None:
+    from fleet_server.fleetctl import commands as package
+
+    modules = {path.stem for path in Path(package.__file__).parent.glob("*.py")} - {"__init__"}
+    assert modules == set(NOUNS)
+    assert all(noun in ctl("--help").out for noun in NOUNS)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_printed_for_each_shell(ctl: Ctl, shell: str) -> None:
+    if shell == "bash" and shutil.which("bash") is None:
+        pytest.skip("bash is not installed here")
+    assert "_FLEETCTL_COMPLETE" in ctl("completion", shell).out
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5h", 5400), ("15min", 900), ("7d", 604_800)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert output.duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-5s", "1 week", "5m", "1e9s"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(MalformedInput):
+        output.duration(text)
+
+
+def test_tags_are_set_and_removed() -> None:
+    assert changed_tags({"a": "1", "b": "2"}, ("a=3", "b-", "c=x=y")) == {"a": "3", "c": "x=y"}
+
+
+def test_watching_tells_only_what_changed() -> None:
+    wave = {"number": 0, "title": "canary", "state": "RUNNING", "members": 1, "confirmed": 0, "in_flight": 1,
+            "failed": 0, "timed_out": 0, "restored": 0, "verdict": ""}  # fmt: skip
+    first = {
+        "id": 1,
+        "model": "m",
+        "version": "1",
+        "state": "RUNNING",
+        "waves": [wave, {**wave, "number": 1, "state": "PENDING"}],
+    }
+    assert watching.lines(None, first) == [
+        "rollout 1 m 1: RUNNING", "wave 0 (canary) RUNNING: 0 of 1 serving, 1 on the way",
+    ]  # fmt: skip
+    assert watching.lines(first, first) == []
+    breached = {**wave, "state": "BREACHED", "in_flight": 0, "failed": 1, "verdict": "1 of 1 failed"}
+    after = {**first, "state": "ROLLED_BACK", "waves": [breached]}
+    assert watching.lines(first, after)[1] == "wave 0 (canary) BREACHED: 0 of 1 serving, 1 failed - 1 of 1 failed"
+    assert watching.closing(after) == "rollout 1 ended ROLLED_BACK: 1 of 1 failed"
+
+
+def test_help_starts_without_the_heavy_libraries() -> None:
+    """The budget of 150 ms is kept by what is not imported; the list is sure where a stopwatch on a busy machine is not."""
+    code = (
+        "import sys; sys.argv = ['fleetctl', 'device', '--help']\n"
+        "from fleet_server.fleetctl.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: print(sorted({name.partition('.')[0] for name in sys.modules}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()[-1]
+    for heavy in ("sqlalchemy", "fastapi", "pydantic", "rich", "numpy", "tuf", "cryptography", "securesystemslib"):
+        assert f"'{heavy}'" not in loaded, heavy
+
+
+def test_a_reader_that_leaves_early_is_not_told_a_traceback(web: WebServer) -> None:
+    """``fleetctl … | head -1``."""
+    enrolled(web, *(f"cam-{number}" for number in range(3)))
+    environment = os.environ | {
+        "EDGE_SERVER": web.url, "EDGE_TOKEN": web.admin, "EDGE_CA": str(web.fleet.layout.ca_certificate),
+    }  # fmt: skip
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "fleet_server.fleetctl.cli", "device", "list"]
+    done = subprocess.run(command, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_ctrl_c_ends_with_130(admin: Ctl, web: WebServer, web_founding: Founding, tmp_path: Path) -> None:
+    import signal
+
+    enrolled(web, "cam-1")
+    made = kit.release(web.fleet, web_founding, tmp_path)
+    rollout = admin("rollout", "create", str(made.id), "--waves", "1", "--start", "--json").json["id"]
+    command = [sys.executable, "-m", "fleet_server.fleetctl.cli", "rollout", "watch", str(rollout)]
+    watching_process = subprocess.Popen(
+        command, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert watching_process.stdout is not None
+        assert "RUNNING" in watching_process.stdout.readline()
+        watching_process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        assert watching_process.wait(timeout=20) == 130
+        assert time.monotonic() - began < 20
+    finally:
+        watching_process.kill()
+        watching_process.communicate()
