@@ -95,7 +95,12 @@ def status(config_path: Path, as_json: bool) -> None:  # noqa: FBT001
 
 @click.command()
 def version() -> None:
-    """Print the agent's version."""
+    """Print the agent's version.
+
+    \b
+    Example:
+      edge-agent version
+    """  # noqa: D301 - click's \b keeps the example's lines
     from importlib.metadata import version as installed
 
     click.echo(installed("edgefleet"))

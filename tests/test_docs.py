@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 import pytest
 from edge_agent.cli import main as edge_agent
-from fleet_server.cli import main as fleet_server
-from model_compiler.cli import main as model_compiler
+from fleet_server.cli import root as fleet_server
+from model_compiler.cli import root as model_compiler
 
-from fleet_server.fleetctl.cli import main as fleetctl
+from fleet_server.fleetctl.cli import root as fleetctl
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

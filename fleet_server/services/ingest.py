@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from fleet_protocol.errors import MalformedInput, StateTimedOut
 from fleet_protocol.identifiers import DeviceId, Digest
 from fleet_protocol.messages import DeploymentReport, HealthReport, Message, MissingChunks, Presence
-from fleet_protocol.states import UNSUCCESSFUL, DeploymentState
+from fleet_protocol.states import TERMINAL, UNSUCCESSFUL, DeploymentState
 from fleet_server import ingest as rules
 from fleet_server.changes import ChangeFeed
 from fleet_server.db.models import (
@@ -232,6 +232,9 @@ class _Desk:
             if row.slot == report.slot
             and row.manifest_sha256 == report.manifest_sha256
             and row.assignment_seq <= report.assignment_seq
+            # An attempt that has ended stays as it ended: what a device does under a later assignment (a return to this
+            # model, a renewed signature) is another execution and no contradiction.
+            and not (row.state in TERMINAL and row.assignment_seq < report.assignment_seq)
         ]
         return max(fitting, key=lambda row: row.assignment_seq, default=None)
 

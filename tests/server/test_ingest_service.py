@@ -21,6 +21,7 @@ from fleet_server.services.ingest import Ingested
 from tests.server.rollout_world import NOW, SLOT, World, health, incoming
 
 S = DeploymentState
+ROAD = (S.OFFERED, S.PREFLIGHT, S.DOWNLOADING, S.VERIFIED, S.STAGED, S.SELFTEST, S.SWITCHING, S.BAKING, S.COMMITTED)
 
 
 @pytest.fixture
@@ -121,8 +122,7 @@ def test_history_beyond_its_time_goes_in_slices(world: World) -> None:
 
 def test_a_deployment_is_followed_to_its_confirmed_end(assigned: tuple[World, int, str]) -> None:
     world, rollout, manifest = assigned
-    road = [S.OFFERED, S.PREFLIGHT, S.DOWNLOADING, S.VERIFIED, S.STAGED, S.SELFTEST, S.SWITCHING, S.BAKING, S.COMMITTED]
-    for version, state in enumerate(road, 1):
+    for version, state in enumerate(ROAD, 1):
         assert world.say("cam-1", report(manifest, state, version)).disbelieved == 0
     row = world.rows(rollout)["cam-1"]
     assert (row.state, row.version, row.confirmed_at) == ("COMMITTED", 9, None)
@@ -130,7 +130,7 @@ def test_a_deployment_is_followed_to_its_confirmed_end(assigned: tuple[World, in
     world.say("cam-1", health(seq=1, at=NOW, served=manifest, assignment_seq=1))
 
     assert world.rows(rollout)["cam-1"].confirmed_at == world.now
-    assert [event.state for event in events(world)] == [str(state) for state in road]
+    assert [event.state for event in events(world)] == [str(state) for state in ROAD]
 
 
 def test_a_whole_deployment_may_come_in_one_batch(assigned: tuple[World, int, str]) -> None:
@@ -201,6 +201,21 @@ def test_a_reissued_assignment_does_not_orphan_the_attempt(assigned: tuple[World
     world.say("cam-1", report(manifest, S.OFFERED, 1, assignment_seq=2))
 
     assert world.rows(rollout)["cam-1"].state == "OFFERED"
+
+
+def test_the_return_to_a_model_that_was_committed_before_is_no_contradiction(assigned: tuple[World, int, str]) -> None:
+    """A later assignment names the model again (a bad version was taken back): another execution, the old one stays ended."""
+    world, rollout, manifest = assigned
+    for version, state in enumerate(ROAD, 1):
+        world.say("cam-1", report(manifest, state, version))
+    with world.registry.sessions.begin() as session:
+        world.assigner.issue(session, DeviceId("cam-1"), world.now)
+
+    for version, state in enumerate((S.OFFERED, S.PREFLIGHT, S.COMMITTED), 1):
+        world.say("cam-1", report(manifest, state, version, assignment_seq=2, execution=2))
+
+    assert [each.fault for each in events(world)] == [""] * 12
+    assert world.rows(rollout)["cam-1"].execution == 1
 
 
 def test_a_report_about_what_no_rollout_assigned_is_kept_without_blame(assigned: tuple[World, int, str]) -> None:
