@@ -139,12 +139,17 @@ class Runner:
         self._installer.link_lost()
         if not is_up:
             return
-        waiting = [topics.manifest_topic(each.digest) for each in self._offered()]
-        self._transport.subscribe([topics.ASSIGNMENT.of(self._identity.device), topics.METADATA, *waiting])
+        self._hear_again()
         self._tell_missing(self._installer.check_downloads())
         # SPEC 8.4: the last word on each slot is said again; the server takes a report it has already seen for nothing.
         for body in self._journal.last_reports():
             self._spool.put(topics.DEPLOYMENT.of(self._identity.device), body, is_state=True)
+
+    def _hear_again(self) -> None:
+        """Have the broker send what it retains for this device; each subscription does, repeated ones too."""
+        if self._transport.is_connected:
+            waiting = [topics.manifest_topic(each.digest) for each in self._offered()]
+            self._transport.subscribe([topics.ASSIGNMENT.of(self._identity.device), topics.METADATA, *waiting])
 
     def _manifest(self, arrived: Message) -> None:
         digest = Digest(arrived.topic.rpartition("/")[2])
@@ -294,6 +299,7 @@ class Runner:
         now_s = self._looked_s = self._monotonic()
         if self._retry_s is not None and now_s >= self._retry_s:
             self._retry_s = None
+            self._hear_again()
             self._resume()
         for slot in self._slots:
             head = self._head(slot)
