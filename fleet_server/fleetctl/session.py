@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
-from fleet_server.fleetctl.connection import Connection
 from fleet_server.fleetctl.target import Contexts, Flags, Target, config_path, resolve
+
+if TYPE_CHECKING:
+    from fleet_server.fleetctl.connection import Connection
 
 
 def contexts() -> Contexts:
@@ -23,6 +26,8 @@ def target() -> Target:
 
 def connect() -> Connection:
     """A connection to the server of this invocation, closed when its command ends."""
+    from fleet_server.fleetctl.connection import Connection  # TLS and HTTP: not needed for --help
+
     connection = Connection(target())
     click.get_current_context().call_on_close(connection.close)
     return connection

@@ -9,7 +9,6 @@ import click
 
 from fleet_protocol.errors import FleetError
 from fleet_server.fleetctl import output
-from fleet_server.fleetctl.connection import Connection
 from fleet_server.fleetctl.session import contexts
 from fleet_server.fleetctl.target import Target, checked_server, checked_token, read_token
 
@@ -44,6 +43,8 @@ def add(name: str, server: str, ca: str, token_stdin: bool, token_file: str | No
         )
     text = read_token(Path(token_file)) if token_file else sys.stdin.readline(200)
     target = Target(checked_server(server), Path(ca).absolute(), checked_token(text))
+    from fleet_server.fleetctl.connection import Connection
+
     connection = Connection(target)
     try:
         who = connection.get("/v1/whoami")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
 
 from fleet_protocol.errors import MalformedInput
 from fleet_server.fleetctl import output
-from fleet_server.fleetctl.connection import Connection
 from fleet_server.fleetctl.session import connect
+
+if TYPE_CHECKING:
+    from fleet_server.fleetctl.connection import Connection
 
 
 @click.group("device")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fleet_protocol.errors import NotFound
 from fleet_server.fleetctl import output
-from fleet_server.fleetctl.connection import Connection
 from fleet_server.fleetctl.session import connect
+
+if TYPE_CHECKING:
+    from fleet_server.fleetctl.connection import Connection
 
 
 @click.group("release")
