@@ -1,4 +1,4 @@
-"""The journal: what the device has decided, durable before it acts (SPEC 8.5). SQLite, WAL, ``synchronous=FULL``.
+"""The journal: what the device has decided, durable before it acts (SPEC 8.6). SQLite, WAL, ``synchronous=FULL``.
 
 Every write goes through :meth:`Journal._commit`, one transaction each: after a power cut all of it is there or nothing. A
 second copy of what must never be lost stands in a small file of its own (:mod:`edge_agent.second_copy`).

@@ -1,7 +1,7 @@
 """The agent's one loop: messages become events, events become states, states are journalled, then effects are performed.
 
 Order of everything that moves an execution: decide (:func:`edge_agent.updater.step`), journal, report into the spool, act.
-A power cut between any two of them repeats the later ones at the next start (SPEC 8.5).
+A power cut between any two of them repeats the later ones at the next start (SPEC 8.6).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Runner:
 
     # --- life ---------------------------------------------------------------------------------------------------------
     def boot(self) -> None:
-        """Before any network: serve what was committed, then go on with what was interrupted (SPEC 8.5)."""
+        """Before any network: serve what was committed, then go on with what was interrupted (SPEC 8.6)."""
         for slot in self._slots:
             self._installer.serve_kept(slot)
         self._resume()

@@ -54,7 +54,7 @@ from fleet_protocol.states import DeploymentState
 _S = DeploymentState
 MAX_DETAIL: Final = 300
 MAX_ATTEMPTS: Final = 3
-"""Tries of a dangerous state over restarts before the device gives up on a model (SPEC 8.5)."""
+"""Tries of a dangerous state over restarts before the device gives up on a model (SPEC 8.6)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ become one of these; in SWITCHING and BAKING a failure is first recorded as the 
 _TOUCHED: Final = frozenset({_S.SWITCHING, _S.BAKING})
 """States in which the old model may no longer be what serves: their failures need a revert."""
 _COUNTED: Final = frozenset({_S.SELFTEST, _S.SWITCHING, _S.BAKING})
-"""States that run the new model: if the agent dies in them it may be the model that kills it (SPEC 8.5)."""
+"""States that run the new model: if the agent dies in them it may be the model that kills it (SPEC 8.6)."""
 
 
 def offer(number: int, seq: int, item: Item, *, now_s: float) -> Execution:
