@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fleet_protocol.manifest import Postprocessing
+from fleet_protocol.tasks import Classification
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def classify(scores: NDArray[Any], wanted: Postprocessing) -> tuple[int, float]:
+def classify(scores: NDArray[Any], wanted: Classification) -> tuple[int, float]:
     """Index of the best class and its confidence, from one frame's scores of any shape (as many as ``wanted.labels``).
 
     The activation named by ``wanted`` is applied first; on equal scores the lower index wins.

@@ -19,13 +19,16 @@ LETTERBOX_GRAY: Final = 114
 """Value of the bars that a letterbox adds, in every channel of the 8-bit frame (SPEC 3.6)."""
 
 
-def preprocess(frame: NDArray[np.uint8], wanted: Preprocessing) -> NDArray[np.float32]:
+def preprocess(frame: NDArray[np.uint8], wanted: Preprocessing) -> NDArray[Any]:
     """The model's input, shape (1, C, H, W) or (1, H, W, C), for one 8-bit BGR ``frame`` of shape (H, W, 3).
 
-    Order of SPEC 3.6: resize on 8 bits, reorder colours, ``(x * scale - mean) / std``, lay out.
+    Order of SPEC 3.6: resize on 8 bits, reorder colours, ``(x * scale - mean) / std``, lay out. Where ``wanted.baked``,
+    the frame itself, uint8 of shape (1, H, W, 3), only stretched where it has another size than the model takes.
     Raises MalformedInput where ``frame`` is something else.
     """
     _check(frame)
+    if wanted.baked:
+        return _resize(frame, wanted, wanted.baked.width, wanted.baked.height)[None]
     resized = (
         _letterbox(frame, wanted)
         if wanted.resize == "letterbox"

@@ -1,7 +1,8 @@
 """The manifest: all that is promised about one variant of a model, signed before the payload exists anywhere else (SPEC 3).
 
 The payload is the plain concatenation of the parts that the manifest lists: no container format, so nothing to parse.
-Part ``model`` is the runtime's file, part ``golden`` the golden frames as raw little-endian tensors (SPEC 3.4).
+Part ``model`` is the runtime's file, part ``weights`` its second file where it has two, part ``golden`` the golden frames
+as raw little-endian tensors (SPEC 3.4).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from fleet_protocol import strict_json
+from fleet_protocol import strict_json, tasks
 from fleet_protocol.board import RuntimeName
 from fleet_protocol.errors import MalformedIdentifier, MalformedManifest
 from fleet_protocol.identifiers import (
@@ -28,11 +29,13 @@ from fleet_protocol.identifiers import (
     slot_name,
     variant_name,
 )
+from fleet_protocol.tasks import Postprocessing
 
 SCHEMA: Final = 1
 MAX_BYTES: Final = strict_json.MAX_BYTES
 MAX_PAYLOAD_BYTES: Final = 2 * 1024**3
 MODEL_PART: Final = "model"
+WEIGHTS_PART: Final = "weights"
 GOLDEN_PART: Final = "golden"
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -83,10 +86,21 @@ class RuntimeRequirement(_Struct, frozen=True):
     precision: Precision
 
 
-class Preprocessing(_Struct, frozen=True):
+class Baked(_Struct, frozen=True):
+    """The steps of :class:`Preprocessing` are inside the model: it takes the 8-bit BGR frame itself (SPEC 3.9).
+
+    ``width``, ``height``: the frame that it takes, in pixels; a frame of another size is stretched to it first.
+    """
+
+    width: int
+    height: int
+
+
+class Preprocessing(_Struct, frozen=True, omit_defaults=True):
     """From an 8-bit BGR frame (H, W, 3) to the model's input: resize, reorder, ``(x * scale - mean) / std``, lay out.
 
-    ``mean`` and ``std`` are per channel in the order of ``color``; SPEC 3.6 fixes the order of the steps.
+    ``mean`` and ``std`` are per channel in the order of ``color``; SPEC 3.6 fixes the order of the steps. Where ``baked``
+    is given the device takes none of them.
     """
 
     width: int
@@ -98,14 +112,25 @@ class Preprocessing(_Struct, frozen=True):
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    baked: Baked | None = None
 
+    @property
+    def channels(self) -> int:
+        """Channels of the picture that the model looks at."""
+        return 1 if self.color == "gray" else 3
 
-class Postprocessing(_Struct, frozen=True):
-    """How to read the outputs. ``activation`` says what has still to be applied to the scores."""
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the tensor that a device gives to the model."""
+        if self.baked:
+            return 1, self.baked.height, self.baked.width, 3
+        planar, interleaved = (self.channels, self.height, self.width), (self.height, self.width, self.channels)
+        return (1, *planar) if self.layout == "nchw" else (1, *interleaved)
 
-    task: Literal["classification"]
-    labels: tuple[str, ...]
-    activation: Literal["none", "softmax", "sigmoid"]
+    @property
+    def input_dtype(self) -> DType:
+        """Type of its elements."""
+        return "uint8" if self.baked else "float32"
 
 
 class Golden(_Struct, frozen=True):
@@ -126,16 +151,19 @@ class Golden(_Struct, frozen=True):
 
 
 class Measured(_Struct, frozen=True):
-    """What the compiler measured on the true runtime of its own machine (SPEC 3.7)."""
+    """What the compiler measured on the true runtime of its own machine (SPEC 3.7).
+
+    Timings and memory differ from run to run; a compiler that makes the same bytes every time leaves them out.
+    """
 
     metric: str
     value: float
     baseline: float
     samples: int
-    latency_p50_ms: float
-    latency_p95_ms: float
     model_bytes: int
-    resident_bytes: int
+    latency_p50_ms: float | None = None
+    latency_p95_ms: float | None = None
+    resident_bytes: int | None = None
 
 
 class Provenance(_Struct, frozen=True):
@@ -239,8 +267,8 @@ def _check_payload(payload: Payload) -> None:
     if end != payload.length:
         raise MalformedManifest(f"parts end at byte {end}, the payload at {payload.length}")
     names = [part.name for part in payload.parts]
-    if sorted(names) != sorted({MODEL_PART, GOLDEN_PART}):
-        raise MalformedManifest(f"a payload has the parts model and golden, got {names}")
+    if names not in ([MODEL_PART, GOLDEN_PART], [MODEL_PART, WEIGHTS_PART, GOLDEN_PART]):
+        raise MalformedManifest(f"a payload has the parts model, perhaps weights, and golden, got {names}")
     try:
         for text in (payload.sha256, *(part.sha256 for part in payload.parts)):
             digest(text)
@@ -256,13 +284,15 @@ def _check_tensors(manifest: Manifest) -> None:
             raise MalformedManifest(f"tensor {tensor.name!r} has more than 256 MiB")
     if len(manifest.inputs) != 1 or not manifest.outputs:
         raise MalformedManifest("a manifest has exactly one input and at least one output")
-    pre = manifest.preprocessing
-    channels = 1 if pre.color == "gray" else 3
-    expected = (1, channels, pre.height, pre.width) if pre.layout == "nchw" else (1, pre.height, pre.width, channels)
-    if manifest.inputs[0].shape != expected:
-        raise MalformedManifest(f"pre-processing makes {expected}, the model takes {manifest.inputs[0].shape}")
-    if len(pre.mean) != channels or len(pre.std) != channels or any(std == 0 for std in pre.std):
-        raise MalformedManifest(f"mean and std have {channels} values each and no std is zero")
+    pre, taken = manifest.preprocessing, manifest.inputs[0]
+    if (taken.shape, taken.dtype) != (pre.input_shape, pre.input_dtype):
+        raise MalformedManifest(
+            f"pre-processing makes {pre.input_dtype} {pre.input_shape}, the model takes {taken.dtype} {taken.shape}"
+        )
+    if len(pre.mean) != pre.channels or len(pre.std) != pre.channels or any(std == 0 for std in pre.std):
+        raise MalformedManifest(f"mean and std have {pre.channels} values each and no std is zero")
+    if objection := tasks.objection(manifest.postprocessing, tuple(each.shape for each in manifest.outputs)):
+        raise MalformedManifest(f"postprocessing: {objection}")
 
 
 def _check_golden(manifest: Manifest) -> None:

@@ -9,13 +9,18 @@ from typing import Final
 
 import msgspec
 
+from edge_agent.worker.wire import Box
+
 log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES: Final = 8 * 1024**2
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """One frame's answer. ``at``: capture time (Unix s); ``manifest``: digest of what answered."""
+class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One frame's answer. ``at``: capture time (Unix s); ``manifest``: digest of what answered.
+
+    ``index`` is -1 and ``label`` empty where a detector found nothing; ``boxes`` and ``values`` as the worker gave them.
+    """
 
     at: float
     frame: int
@@ -27,6 +32,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     version: str
     manifest: str
+    boxes: tuple[Box, ...] = ()
+    values: tuple[float, ...] = ()
 
 
 class ResultLog:

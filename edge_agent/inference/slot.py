@@ -16,7 +16,7 @@ from edge_agent.inference.results import Result, ResultLog
 from edge_agent.inference.tally import Tally, bake_window, restart_delay, slot_health
 from edge_agent.ports import BakeWindow, Proof, SealedModel
 from edge_agent.worker.client import Launcher
-from edge_agent.worker.wire import FrameFailed, Inferred
+from edge_agent.worker.wire import NOTHING, FrameFailed, Inferred
 from fleet_protocol.errors import ProofError, WorkerDied
 from fleet_protocol.identifiers import SlotName
 from fleet_protocol.messages import SlotHealth
@@ -220,11 +220,13 @@ def _result(frame: Frame, model: SealedModel, answer: Inferred, latency_ms: floa
         at=frame.at,
         frame=frame.number,
         source=frame.origin,
-        label=model.manifest.postprocessing.labels[answer.index],
+        label=model.manifest.postprocessing.labels[answer.index] if answer.index != NOTHING else "",
         index=answer.index,
         confidence=answer.confidence,
         latency_ms=latency_ms,
         model=model.manifest.model,
         version=model.manifest.version,
         manifest=model.digest,
+        boxes=answer.boxes,
+        values=answer.values,
     )

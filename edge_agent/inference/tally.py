@@ -26,10 +26,10 @@ class Tally:
         self.predictions: list[int] = []
 
     def count(self, latency_ms: float, index: int) -> None:
-        """One frame was inferred as class ``index``."""
+        """One frame was inferred as class ``index``; a negative one is no class."""
         self.frames += 1
         self.latency.add(latency_ms)
-        if index < MAX_CLASSES:
+        if 0 <= index < MAX_CLASSES:
             self.predictions.extend([0] * (index + 1 - len(self.predictions)))
             self.predictions[index] += 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -18,7 +19,19 @@ from weakref import WeakSet
 
 from edge_agent.ports import Proof, SealedModel
 from edge_agent.worker.frames import FrameWriter
-from edge_agent.worker.wire import Answer, Channel, FrameFailed, Infer, Inferred, Load, Loaded, Prove, Proved, Refused
+from edge_agent.worker.wire import (
+    NOTHING,
+    Answer,
+    Channel,
+    FrameFailed,
+    Infer,
+    Inferred,
+    Load,
+    Loaded,
+    Prove,
+    Proved,
+    Refused,
+)
 from fleet_protocol.board import Board
 from fleet_protocol.errors import InputTooLarge, MalformedMessage, ProofError, WorkerDied, all_errors
 
@@ -93,9 +106,17 @@ class Worker:
         except InputTooLarge as error:
             return FrameFailed(str(error))
         # What a worker says is input from outside: a model may have taken it over.
-        if isinstance(answer, FrameFailed) or (isinstance(answer, Inferred) and 0 <= answer.index < self._classes):
+        if isinstance(answer, FrameFailed) or (isinstance(answer, Inferred) and self._is_sound(answer)):
             return answer
         raise self._lost("its answer to a frame makes no sense")
+
+    def _is_sound(self, answer: Inferred) -> bool:
+        # A number of JSON cannot be NaN, and a label that does not exist has no name.
+        numbers = (answer.confidence, *answer.values, *(each.score for each in answer.boxes))
+        labels = (answer.index, *(each.index for each in answer.boxes))
+        return all(map(math.isfinite, numbers)) and all(
+            0 <= index < self._classes or (index == NOTHING and not answer.boxes) for index in labels
+        )
 
     def stop(self) -> None:
         """End the process and give its memory back; a command under way raises WorkerDied. Safe to call twice."""

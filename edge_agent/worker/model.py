@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from edge_agent.runtimes import InferenceFailed, Session, runtime_for
 from edge_agent.worker.isolation import limit_memory
 from edge_agent.worker.opening import open_payload
+from edge_agent.worker.reading import read
 from edge_agent.worker.wire import Inferred, Load, Proved
 from fleet_protocol import golden
 from fleet_protocol import manifest as manifests
-from fleet_protocol.classify import classify
 from fleet_protocol.errors import GoldenFramesDiffer, LatencyOverBudget, MalformedManifest, ModelNotLoadable
 from fleet_protocol.imaging import preprocess
 
@@ -37,9 +36,6 @@ class LoadedModel:
         Raises ModelNotLoadable where the runtime cannot run even that.
         """
         self._manifest, self._board, self._session, self._frames = manifest, board, session, frames
-        labels, scores = manifest.postprocessing.labels, manifest.outputs[0].shape
-        if math.prod(scores) != len(labels):
-            raise ModelNotLoadable(f"the manifest names {len(labels)} labels, the model gives scores {list(scores)}")
         try:
             session.run(frames[0][0][0])
         except InferenceFailed as error:
@@ -80,10 +76,9 @@ class LoadedModel:
         return Proved(len(self._frames), worst, p95)
 
     def infer(self, pixels: NDArray[np.uint8]) -> Inferred:
-        """Top-1 of one frame (H, W, 3). Raises InferenceFailed; MalformedInput for what is no frame."""
+        """The answer for one frame (H, W, 3). Raises InferenceFailed; MalformedInput for what is no frame."""
         outputs = self._session.run(preprocess(pixels, self._manifest.preprocessing))
-        index, confidence = classify(outputs[0], self._manifest.postprocessing)
-        return Inferred(index, confidence)
+        return read(outputs, self._manifest, pixels.shape[1], pixels.shape[0])
 
     def _budget(self) -> float:
         budget = self._manifest.golden.latency_budget_ms.get(self._board)

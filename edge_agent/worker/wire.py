@@ -16,6 +16,7 @@ from fleet_protocol.errors import MalformedMessage
 
 MAX_MESSAGE_BYTES: Final = 256 * 1024
 """More than the largest request: a manifest of 64 KiB and a path."""
+NOTHING: Final = -1
 _LENGTH: Final = struct.Struct(">I")
 
 
@@ -63,11 +64,27 @@ class Proved(_Said, frozen=True):
     latency_p95_ms: float
 
 
+class Box(_Said, frozen=True):
+    """One object: the index of its label, its score (0..1), its corners in pixels of the frame."""
+
+    index: int
+    score: float
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
 class Inferred(_Said, frozen=True):
-    """Top-1 of one frame."""
+    """One frame's answer: ``index`` of the best label, or ``NOTHING`` where a detector found no object.
+
+    ``boxes``: all that a detector found, best first. ``values``: a segmenter's share of pixels per label, or a vector.
+    """
 
     index: int
     confidence: float
+    boxes: tuple[Box, ...] = ()
+    values: tuple[float, ...] = ()
 
 
 class FrameFailed(_Said, frozen=True):

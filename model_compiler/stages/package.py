@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fleet_protocol import manifest as manifests
-from fleet_protocol.manifest import Manifest, Measured, Postprocessing, Provenance, TensorSpec
+from fleet_protocol.manifest import Manifest, Measured, Provenance, TensorSpec
+from fleet_protocol.tasks import Classification
 from model_compiler.inputs import Inputs
 from model_compiler.stages.golden import GoldenSet
 from model_compiler.stages.plan import Build
@@ -36,9 +37,7 @@ def manifest_of(
         inputs=(tensors[0],),
         outputs=tensors[1],
         preprocessing=recipe.preprocessing,
-        postprocessing=Postprocessing(
-            task="classification", labels=inputs.classes, activation=recipe.postprocessing.activation
-        ),
+        postprocessing=Classification(labels=inputs.classes, activation=recipe.postprocessing.activation),
         golden=golden.golden,
         measured=measured,
         provenance=Provenance(

@@ -16,7 +16,7 @@ import pytest
 from edge_agent.ports import SealedModel
 from edge_agent.worker.client import Launcher, Worker, WorkerLimits, worker_environment
 from edge_agent.worker.wire import FrameFailed, Inferred, Load
-from fleet_protocol.errors import GoldenFramesDiffer, LatencyOverBudget, ModelNotLoadable, WorkerDied
+from fleet_protocol.errors import GoldenFramesDiffer, LatencyOverBudget, MalformedManifest, ModelNotLoadable, WorkerDied
 from tests.agent.inference_world import eventually, the_board
 from tests.agent.tiny_model import (
     LABELS,
@@ -112,7 +112,7 @@ def test_bytes_that_are_no_model_are_refused(worker: Worker, tmp_path: Path) -> 
 
 
 def test_a_model_with_more_classes_than_labels_is_refused(worker: Worker, tmp_path: Path) -> None:
-    with pytest.raises(ModelNotLoadable, match="names 2 labels"):
+    with pytest.raises(MalformedManifest, match="2 labels need as many scores"):
         worker.load(TinyRelease(labels=("a", "b")).seal(tmp_path))
 
 

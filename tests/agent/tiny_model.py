@@ -16,6 +16,7 @@ from edge_agent.ports import SealedModel
 from fleet_protocol import envelope, golden
 from fleet_protocol import manifest as manifests
 from fleet_protocol.imaging import preprocess
+from fleet_protocol.tasks import Classification
 
 LABELS = ("blue", "green", "red")
 SIDE = 32
@@ -163,7 +164,7 @@ class TinyRelease:
             ),
             inputs=(manifests.TensorSpec(name="image", dtype="float32", shape=(1, 3, SIDE, SIDE)),),
             outputs=(manifests.TensorSpec(name="scores", dtype="float32", shape=(1, 3)),),
-            postprocessing=manifests.Postprocessing(task="classification", labels=self.labels, activation="softmax"),
+            postprocessing=Classification(labels=self.labels, activation="softmax"),
             golden=manifests.Golden(
                 frames=frames, atol=1e-4, rtol=1e-4, max_outliers=0.0, decisive=(True,) * frames,
                 latency_budget_ms={BOARD: self.budget_ms},

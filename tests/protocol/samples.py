@@ -14,13 +14,13 @@ from fleet_protocol.manifest import (
     Golden,
     Manifest,
     Measured,
-    Postprocessing,
     Preprocessing,
     Provenance,
     RuntimeRequirement,
     TensorSpec,
     payload_of,
 )
+from fleet_protocol.tasks import Classification
 
 FLEET, DEVICE = FleetId("acme"), DeviceId("cam-7")
 FINGERPRINT = Fingerprint("generic-x86_64", "onnxruntime", "1.28.0", "x86_64")
@@ -55,7 +55,7 @@ def sample(model_bytes: int = 40_000, **changes: object) -> tuple[Manifest, byte
             width=4, height=4, color="bgr", layout="nchw", resize="stretch", interpolation="bilinear",
             scale=1 / 255, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
         ),
-        postprocessing=Postprocessing(task="classification", labels=("upright", "rotated"), activation="none"),
+        postprocessing=Classification(labels=("upright", "rotated"), activation="none"),
         golden=Golden(
             frames=2, atol=1e-4, rtol=1e-3, max_outliers=0.0, decisive=(True, False),
             latency_budget_ms={"generic-x86_64": 100.0},
