@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 import pytest
+
 from edge_agent.cli import main as edge_agent
 from fleet_server.cli import root as fleet_server
-from model_compiler.cli import root as model_compiler
-
 from fleet_server.fleetctl.cli import root as fleetctl
+from model_compiler.cli import root as model_compiler
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
