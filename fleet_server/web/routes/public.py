@@ -1,4 +1,4 @@
-"""What answers without a token: enrolment, the fleet's CA, signed metadata, health. Everything here is rate-limited."""
+"""What answers without a token: enrolment, the fleet's CA, signed metadata, health. What costs anything is rate-limited."""
 
 from __future__ import annotations
 
