@@ -1,9 +1,13 @@
-"""Finished packages, by the digest of everything that went into them: the same inputs compile once."""
+"""Finished packages, by the digest of everything that went into them: the same inputs compile once.
+
+Each with the record of how it came about; :func:`record_of` finds a package's record wherever its file is now.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +15,12 @@ from typing import Final
 
 from fleet_protocol import package
 from fleet_protocol.errors import FleetError
-from fleet_protocol.identifiers import Digest
+from fleet_protocol.identifiers import Digest, digest_of
+from model_compiler.errors import MalformedRecord
 from model_compiler.files import make_directory, written_whole
 from model_compiler.inputs import Inputs
+from model_compiler.report import record
+from model_compiler.report.record import Record
 
 MAX_ENTRIES: Final = 64
 
@@ -37,19 +44,25 @@ def key_of(inputs: Inputs, toolchain: Digest) -> Digest:
 
 
 @dataclass(frozen=True, slots=True)
+class Finished:
+    """A package file and the record of its compilation."""
+
+    package: bytes
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
 class PackageCache:
-    """A directory of ``<key>.efpkg`` files; the 64 used last are kept."""
+    """A directory of ``<key>.efpkg`` and ``<digest of the package>.record.json`` files; the 64 used last of each are kept."""
 
     directory: Path
 
-    def find(self, key: Digest) -> bytes | None:
-        """The package made from the same inputs before; None where there is none, or where it was damaged since."""
+    def find(self, key: Digest) -> Finished | None:
+        """What was made from the same inputs before; None where nothing was, or where it was damaged since."""
         path = self._path(key)
         try:
-            with path.open("rb") as stream:
-                package.read(stream)
-                stream.seek(0)
-                content = stream.read()
+            content = path.read_bytes()
+            package.read(io.BytesIO(content))
             os.utime(path)
         except OSError:
             return None
@@ -57,18 +70,41 @@ class PackageCache:
             # A damaged entry is only a lost hour: the compiler makes it again.
             path.unlink(missing_ok=True)
             return None
-        return content
+        found = self.record_of(digest_of(content))
+        return Finished(content, found) if found else None
 
-    def keep(self, key: Digest, content: bytes) -> None:
-        """Add a package and drop the least recently used beyond the limit; raises CannotWrite or DiskFull."""
+    def record_of(self, digest: Digest) -> Record | None:
+        """The record of the package whose file has ``digest``; None where it is not known here."""
+        try:
+            with self._record_path(digest).open("rb") as stream:
+                found = record.decode(stream.read(record.MAX_BYTES + 1))
+            os.utime(self._record_path(digest))
+            return found
+        except (OSError, MalformedRecord):
+            return None
+
+    def keep(self, key: Digest, finished: Finished) -> None:
+        """Add a package and its record, drop the least recently used beyond the limit; raises CannotWrite or DiskFull."""
         make_directory(self.directory)
-        with written_whole(self._path(key)) as stream:
+        # The record first: a package without one is no entry.
+        self._write(self._record_path(digest_of(finished.package)), record.encode(finished.record))
+        self._write(self._path(key), finished.package)
+        for pattern in ("*.efpkg", "*.record.json"):
+            self._drop_oldest(pattern)
+
+    def _write(self, path: Path, content: bytes) -> None:
+        with written_whole(path) as stream:
             stream.write(content)
+
+    def _drop_oldest(self, pattern: str) -> None:
         # Another compilation may be dropping the same entries; then it does the work.
         with contextlib.suppress(FileNotFoundError):
-            entries = sorted(self.directory.glob("*.efpkg"), key=lambda path: path.stat().st_mtime_ns)
+            entries = sorted(self.directory.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
             for path in entries[:-MAX_ENTRIES]:
                 path.unlink()
 
     def _path(self, key: Digest) -> Path:
         return self.directory / f"{key}.efpkg"
+
+    def _record_path(self, digest: Digest) -> Path:
+        return self.directory / f"{digest}.record.json"

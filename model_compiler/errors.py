@@ -3,7 +3,8 @@
 MalformedInput ─┬─ MalformedRecipe      the recipe cannot be read as one
                 ├─ MalformedModel       the file is no intact ONNX model
                 ├─ UnsupportedModel     an intact model that this compiler cannot take as it is
-                └─ MalformedDataset     images or labels that cannot be used
+                ├─ MalformedDataset     images or labels that cannot be used
+                └─ MalformedRecord      the record of a compilation cannot be read as one
 NotFound ──────── UnknownBoard          a board that firmware_configs/ does not know
 NoMatchingVariant ─ UnwantedVariant     a variant that no board of the recipe would run
 ProofError ────┬─ ParityBroken          the normalised model does not compute what the source computes
@@ -37,6 +38,10 @@ class UnsupportedModel(MalformedInput):
 
 class MalformedDataset(MalformedInput):
     code = "malformed-dataset"
+
+
+class MalformedRecord(MalformedInput):
+    code = "malformed-record"
 
 
 class UnknownBoard(NotFound):

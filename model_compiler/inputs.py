@@ -18,7 +18,7 @@ from model_compiler.stages.load import Source
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """One compilation's inputs. ``settings_digest`` covers recipe, classes and boards, ``evaluation_digest`` also the
-    labels.
+    labels. ``notes``: what was found out on the way and belongs into the record.
     """
 
     recipe: Recipe
@@ -30,6 +30,7 @@ class Inputs:
     calibration_digest: Digest
     evaluation_digest: Digest
     settings_digest: Digest
+    notes: tuple[str, ...] = ()
 
 
 def gather(path: Path) -> Inputs:

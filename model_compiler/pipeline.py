@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import dataclass
 from typing import Final
 
+from fleet_protocol import package as packages
 from fleet_protocol.identifiers import digest_of
 from fleet_protocol.imaging import preprocess
 from fleet_protocol.manifest import Manifest, Measured
 from model_compiler import images, toolchain
 from model_compiler.inputs import Inputs
 from model_compiler.progress import Report, tracked
+from model_compiler.report import assemble
+from model_compiler.report.record import Record, Timing
 from model_compiler.stages import calibrate, evaluate, gate, golden, load, measure, normalise, package, parity, quantize
 from model_compiler.stages.calibrate import Ranges
 from model_compiler.stages.evaluate import Answers
@@ -25,8 +30,25 @@ Made = dict[str, tuple[Build, Candidate]]
 """Every candidate that competes, by a name of its own."""
 
 
-def compile_inputs(inputs: Inputs, jobs: int, report: Report) -> list[tuple[Manifest, bytes]]:
-    """Manifest and payload of every variant, in order of preference.
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The package file, the same for the same inputs, and the record of how it came about, which is not."""
+
+    package: bytes
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """One variant as it is packaged, with what it took on this machine."""
+
+    manifest: Manifest
+    payload: bytes
+    timing: Timing
+
+
+def compile_inputs(inputs: Inputs, jobs: int, report: Report) -> Compiled:
+    """The package with every variant, in order of preference, and its record.
 
     Raises MalformedInput on a bad model or image, AccuracyRefused where a variant fails the recipe's gate, other
     ProofErrors where a model does not load, compute or answer decisively. Nothing is written.
@@ -36,11 +58,19 @@ def compile_inputs(inputs: Inputs, jobs: int, report: Report) -> list[tuple[Mani
     ranges = _ranges(model, builds, inputs, jobs, report)
     made = _candidates(model, ranges, builds, report)
     answers = _answers(model, made, inputs, jobs, report)
-    chosen = _gated(made, answers, inputs)
-    return [
+    trials, chosen = _gated(made, answers, inputs)
+    proved = [
         _variant(inputs, model, *made[name], answers[name], answers[_BASELINE])
         for name in tracked(report, "prove", chosen, len(chosen))
     ]
+    content = _packed(proved)
+    finished = {each.manifest.variant: answers[name] for name, each in zip(chosen, proved, strict=True)}
+    made_variants = [assemble.made(each.manifest, each.timing) for each in proved]
+    tried = [
+        assemble.tried(trial, len(made[name][1].model), is_chosen=name in chosen) for name, trial in trials.items()
+    ]
+    record = assemble.record(inputs, digest_of(content), made_variants, tried, answers[_BASELINE], finished)
+    return Compiled(content, record)
 
 
 def _normalised(inputs: Inputs, report: Report) -> FloatModel:
@@ -84,22 +114,25 @@ def _answers(model: FloatModel, made: Made, inputs: Inputs, jobs: int, report: R
     return {name: found[same[name]] for name in contenders}
 
 
-def _gated(made: Made, answers: dict[str, Answers], inputs: Inputs) -> list[str]:
-    """The name of the best candidate of every variant; raises AccuracyRefused where one of them is not good enough."""
+def _gated(made: Made, answers: dict[str, Answers], inputs: Inputs) -> tuple[dict[str, Trial], list[str]]:
+    """How every candidate did, and the name of the best of each variant; raises AccuracyRefused where one is not good
+    enough.
+    """
     labels = [sample.label for sample in inputs.evaluation]
     baseline = answers[_BASELINE]
-    trials: dict[str, list[Trial]] = {}
+    trials: dict[str, Trial] = {}
     for name, (build, candidate) in made.items():
         accuracy, agreement = answers[name].accuracy(labels), answers[name].agreement(baseline.top1)
-        trials.setdefault(build.variant, []).append(Trial(build.variant, candidate.method, accuracy, agreement))
-    chosen = [gate.choose(each) for each in trials.values()]
+        trials[name] = Trial(build.variant, candidate.method, accuracy, agreement)
+    variants = dict.fromkeys(trial.variant for trial in trials.values())
+    chosen = [gate.choose([trial for trial in trials.values() if trial.variant == each]) for each in variants]
     gate.check(chosen, baseline.accuracy(labels), inputs.recipe.gate, len(labels))
-    return [f"{trial.variant}/{trial.method}" for trial in chosen]
+    return trials, [f"{trial.variant}/{trial.method}" for trial in chosen]
 
 
 def _variant(
     inputs: Inputs, model: FloatModel, build: Build, candidate: Candidate, answers: Answers, baseline: Answers
-) -> tuple[Manifest, bytes]:
+) -> Proved:
     recipe, labels = inputs.recipe, [sample.label for sample in inputs.evaluation]
     frames = golden.make(build, candidate.model, inputs.evaluation, answers, recipe.preprocessing, recipe.golden.frames)
     timing = measure.measure(build.runtime, candidate.model, [tensors[0] for tensors, _ in frames.frames])
@@ -108,10 +141,18 @@ def _variant(
         value=round(answers.accuracy(labels), 6),
         baseline=round(baseline.accuracy(labels), 6),
         samples=len(labels),
-        latency_p50_ms=timing.p50_ms,
-        latency_p95_ms=timing.p95_ms,
         model_bytes=len(candidate.model),
-        resident_bytes=timing.resident_bytes,
     )
     versions = {**toolchain.versions(target(build.runtime).PACKAGES), "method": candidate.method}
-    return package.manifest_of(inputs, build, candidate.model, (model.input, model.outputs), frames, measured, versions)
+    manifest, payload = package.manifest_of(
+        inputs, build, candidate.model, (model.input, model.outputs), frames, measured, versions
+    )
+    return Proved(
+        manifest, payload, Timing(p50_ms=timing.p50_ms, p95_ms=timing.p95_ms, resident_bytes=timing.resident_bytes)
+    )
+
+
+def _packed(proved: list[Proved]) -> bytes:
+    stream = io.BytesIO()
+    packages.write(stream, [(each.manifest, each.payload) for each in proved])
+    return stream.getvalue()

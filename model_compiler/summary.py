@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from fleet_protocol.package import ModelPackage, Variant
+from model_compiler.report.record import Made, Record
 
 
 class Row(TypedDict):
-    """One variant of a package. Accuracy and drop are shares (0..1), latencies milliseconds on one thread."""
+    """One variant of a package. Accuracy and drop are shares (0..1), latencies milliseconds on one thread where known."""
 
     variant: str
     digest: str
@@ -20,20 +21,20 @@ class Row(TypedDict):
     accuracy: float
     drop: float
     samples: int
-    latency_p50_ms: float
-    latency_p95_ms: float
+    latency_p50_ms: float | None
+    latency_p95_ms: float | None
     model_bytes: int
-    resident_bytes: int
+    resident_bytes: int | None
     verdict: str
 
 
-def rows(contents: ModelPackage) -> list[Row]:
-    """One row per variant, in order of preference. Whatever is in a package has passed its gate."""
-    return [_row(each) for each in contents.variants]
+def rows(contents: ModelPackage, record: Record | None) -> list[Row]:
+    """One row per variant, in order of preference; timings are in the ``record``. What is in a package has passed its gate."""
+    return [_row(each, record.variant(each.manifest.variant) if record else None) for each in contents.variants]
 
 
-def _row(variant: Variant) -> Row:
-    manifest, measured = variant.manifest, variant.manifest.measured
+def _row(variant: Variant, made: Made | None) -> Row:
+    manifest, measured, timing = variant.manifest, variant.manifest.measured, made.timing if made else None
     return Row(
         variant=manifest.variant,
         digest=variant.digest,
@@ -43,10 +44,10 @@ def _row(variant: Variant) -> Row:
         accuracy=measured.value,
         drop=round(measured.baseline - measured.value, 6),
         samples=measured.samples,
-        latency_p50_ms=measured.latency_p50_ms,
-        latency_p95_ms=measured.latency_p95_ms,
+        latency_p50_ms=timing.p50_ms if timing else measured.latency_p50_ms,
+        latency_p95_ms=timing.p95_ms if timing else measured.latency_p95_ms,
         model_bytes=measured.model_bytes,
-        resident_bytes=measured.resident_bytes,
+        resident_bytes=timing.resident_bytes if timing else measured.resident_bytes,
         verdict="passed",
     )
 
@@ -71,8 +72,12 @@ def _numbers(row: Row) -> tuple[str, ...]:
     return (
         f"{row['accuracy']:.4f}",
         f"{row['drop']:+.4f}",
-        f"{row['latency_p50_ms']:.2f}",
-        f"{row['latency_p95_ms']:.2f}",
-        f"{row['model_bytes'] / 1e6:.2f}",
-        f"{row['resident_bytes'] / 1e6:.0f}",
+        _number(row["latency_p50_ms"], 1.0, 2),
+        _number(row["latency_p95_ms"], 1.0, 2),
+        _number(row["model_bytes"], 1e6, 2),
+        _number(row["resident_bytes"], 1e6, 0),
     )
+
+
+def _number(value: float | None, unit: float, digits: int) -> str:
+    return "-" if value is None else f"{value / unit:.{digits}f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from collections.abc import Iterable
 from importlib import metadata
@@ -21,6 +22,18 @@ def versions(more: Iterable[str] = ()) -> dict[str, str]:
     return {"edgefleet": metadata.version("edgefleet"), "python": platform.python_version(), **installed}
 
 
+def machine() -> str:
+    """The CPU's name and how many of its cores this process may use, for people."""
+    names = [line.partition(b":")[2].strip() for line in _cpu_model().splitlines() if line.startswith(b"model name")]
+    name = names[0].decode(errors="replace") if names else platform.processor() or platform.machine()
+    return f"{name}, {cores()} cores, {platform.system()} {platform.machine()}"
+
+
+def cores() -> int:
+    """How many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def fingerprint() -> Digest:
     """Changes with any package's version, any line of the compiler or the contract, and the CPU model."""
     total = hashlib.sha256(repr(sorted(versions().items())).encode())
@@ -37,6 +50,6 @@ def _cpu_model() -> bytes:
         lines = Path("/proc/cpuinfo").read_bytes().splitlines()
     except OSError:
         return platform.processor().encode()
-    return b"".join(
+    return b"\n".join(
         sorted({line for line in lines if line.startswith((b"model name", b"flags", b"Features", b"CPU part"))})
     )

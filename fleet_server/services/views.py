@@ -203,7 +203,7 @@ class VariantView:
     metric: str
     value: float
     baseline: float
-    latency_p95_ms: float
+    latency_p95_ms: float | None
     blob_sha256: str
     blob_bytes: int
 

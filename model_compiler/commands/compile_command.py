@@ -11,9 +11,8 @@ import click
 from fleet_protocol import package
 from fleet_protocol.errors import DiskFull
 from fleet_protocol.identifiers import Digest
-from fleet_protocol.manifest import Manifest
 from model_compiler import cache, inputs, pipeline, progress, summary, toolchain
-from model_compiler.cache import PackageCache
+from model_compiler.cache import Finished, PackageCache
 from model_compiler.errors import CannotWrite
 from model_compiler.files import check_writable, written_whole
 from model_compiler.inputs import Inputs
@@ -51,12 +50,12 @@ def command(recipe: Path, out: Path, *, as_json: bool, jobs: int | None, cache_d
     store = PackageCache(cache_dir or cache.default_directory())
     key = cache.key_of(gathered, toolchain.fingerprint())
     known = store.find(key)
-    content = known or _compile(gathered, jobs or default_jobs(), as_json=as_json)
+    finished = known or _compile(gathered, jobs or default_jobs(), as_json=as_json)
     with written_whole(path) as stream:
-        stream.write(content)
+        stream.write(finished.package)
     if known is None:
-        _keep(store, key, content)
-    _show(path, content, is_cached=known is not None, as_json=as_json)
+        _keep(store, key, finished)
+    _show(path, finished, is_cached=known is not None, as_json=as_json)
 
 
 def destination(out: Path, recipe: Recipe) -> Path:
@@ -66,26 +65,24 @@ def destination(out: Path, recipe: Recipe) -> Path:
     return out / f"{recipe.model}-{recipe.version}.efpkg"
 
 
-def _compile(gathered: Inputs, jobs: int, *, as_json: bool) -> bytes:
+def _compile(gathered: Inputs, jobs: int, *, as_json: bool) -> Finished:
     with progress.shown(as_json=as_json) as report:
-        variants: list[tuple[Manifest, bytes]] = pipeline.compile_inputs(gathered, jobs, report)
-    stream = io.BytesIO()
-    package.write(stream, variants)
-    return stream.getvalue()
+        compiled = pipeline.compile_inputs(gathered, jobs, report)
+    return Finished(compiled.package, compiled.record)
 
 
-def _keep(store: PackageCache, key: Digest, content: bytes) -> None:
+def _keep(store: PackageCache, key: Digest, finished: Finished) -> None:
     try:
-        store.keep(key, content)
+        store.keep(key, finished)
     except (CannotWrite, DiskFull) as error:
         # The package is written; a lost cache entry costs time only.
         click.echo(f"note: the result was not cached: {error}", err=True)
 
 
-def _show(path: Path, content: bytes, *, is_cached: bool, as_json: bool) -> None:
-    rows = summary.rows(package.read(io.BytesIO(content)))
+def _show(path: Path, finished: Finished, *, is_cached: bool, as_json: bool) -> None:
+    rows = summary.rows(package.read(io.BytesIO(finished.package)), finished.record)
     if as_json:
         click.echo(json.dumps({"package": str(path), "cached": is_cached, "variants": rows}))
         return
     summary.show(rows)
-    click.echo(f"{path} ({len(content) / 1e6:.1f} MB{', from the cache' if is_cached else ''})")
+    click.echo(f"{path} ({len(finished.package) / 1e6:.1f} MB{', from the cache' if is_cached else ''})")

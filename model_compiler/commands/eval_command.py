@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import IO
 
 import click
 
-from fleet_protocol import package
-from fleet_protocol.errors import NotFound
-from fleet_protocol.manifest import MODEL_PART, Manifest
+from fleet_protocol.manifest import Manifest
 from model_compiler import images, inputs, labels, progress
 from model_compiler.images import LabelledImage
+from model_compiler.packages import open_package
 from model_compiler.parallel import default_jobs
 from model_compiler.stages import evaluate
 from model_compiler.targets import target
@@ -35,34 +33,19 @@ def command(file: Path, folder: Path, table: Path, variant: str | None, *, as_js
     Example:
       model-compiler eval textline-1.0.0.efpkg --images new/ --labels new.csv --variant ort-int8
     """
-    with file.open("rb") as stream:
-        manifest = _variant(package.read(stream), variant)
-        model = _model(stream, manifest)
+    found = open_package(file)
+    manifest = found.manifest(variant)
     samples = labels.match(inputs.read_labels(table), images.list_images(folder), manifest.postprocessing.labels)
-    accuracy = _accuracy(manifest, model, samples, as_json=as_json)
+    accuracy = _accuracy(manifest, found.model(manifest), samples, as_json=as_json)
     recorded = manifest.measured.value
     if as_json:
-        found = {"variant": manifest.variant, "metric": evaluate.METRIC, "value": accuracy, "samples": len(samples)}
-        click.echo(json.dumps({**found, "recorded": recorded}))
+        measured = {"variant": manifest.variant, "metric": evaluate.METRIC, "value": accuracy, "samples": len(samples)}
+        click.echo(json.dumps({**measured, "recorded": recorded}))
         return
     click.echo(
         f"{manifest.variant}: {evaluate.METRIC} {accuracy:.4f} on {len(samples)} images "
         f"({recorded:.4f} on {manifest.measured.samples} when it was compiled)"
     )
-
-
-def _variant(contents: package.ModelPackage, name: str | None) -> Manifest:
-    known = {each.manifest.variant: each.manifest for each in contents.variants}
-    wanted = name or contents.variants[0].manifest.variant
-    if wanted not in known:
-        raise NotFound(f"the package has no variant {wanted[:80]!r}; it has {', '.join(known)}")
-    return known[wanted]
-
-
-def _model(stream: IO[bytes], manifest: Manifest) -> bytes:
-    payload = b"".join(package.read_payload(stream, manifest.variant))
-    part = manifest.part(MODEL_PART)
-    return payload[part.offset : part.offset + part.length]
 
 
 def _accuracy(manifest: Manifest, model: bytes, samples: tuple[LabelledImage, ...], *, as_json: bool) -> float:

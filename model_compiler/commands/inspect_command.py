@@ -8,28 +8,32 @@ from pathlib import Path
 import click
 import msgspec
 
-from fleet_protocol import package
 from fleet_protocol.package import ModelPackage
 from model_compiler import summary
+from model_compiler.commands.options import cache_option, json_option, package_argument
+from model_compiler.packages import open_package
 
 
 @click.command("inspect")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Every manifest in full, as JSON.")
-def command(file: Path, *, as_json: bool) -> None:
+@package_argument("file")
+@json_option("Every manifest in full, as JSON.")
+@cache_option
+def command(file: Path, *, as_json: bool, cache_dir: Path | None) -> None:
     r"""Check FILE and show its variants, in the order in which devices prefer them.
+
+    Timings are no part of a package; they are shown where it was compiled on this machine.
 
     \b
     Example:
       model-compiler inspect textline-orientation-1.0.0.efpkg
     """
-    with file.open("rb") as stream:
-        contents = package.read(stream)
+    found = open_package(file)
+    contents = found.contents
     if as_json:
         click.echo(json.dumps(_as_json(contents)))
         return
     click.echo(f"{contents.model} {contents.version}")
-    summary.show(summary.rows(contents))
+    summary.show(summary.rows(contents, found.record(cache_dir)))
     for each in contents.variants:
         wanted = each.manifest.runtime
         click.echo(

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -62,13 +61,6 @@ def replay(manifest: Manifest, payload: bytes, model: bytes) -> float:
     return golden.compare(manifest.golden, manifest.outputs, [outputs for _, outputs in frames], got)
 
 
-def without_timings(manifest: Manifest) -> dict[str, Any]:
-    described: dict[str, Any] = json.loads(manifest.encode())
-    for name in ("latency_p50_ms", "latency_p95_ms", "resident_bytes"):
-        del described["measured"][name]
-    return described
-
-
 def test_a_package_holds_the_variants_in_the_boards_order_of_preference(compiled: Workshop) -> None:
     read, _ = contents(package_of(compiled))
     assert package_of(compiled).name == "shapes-1.0.0.efpkg"
@@ -89,8 +81,6 @@ def test_a_manifest_says_what_was_asked_for_and_measured(compiled: Workshop) -> 
         assert each.measured.samples == 90
         assert each.measured.baseline > 0.9
         assert each.measured.value >= each.measured.baseline - 0.02
-        assert 0 < each.measured.latency_p50_ms <= each.measured.latency_p95_ms
-        assert each.measured.resident_bytes > 10_000_000
         assert each.provenance.source_sha256 == digest_of((compiled.path / "model.onnx").read_bytes())
 
 
@@ -147,7 +137,7 @@ def test_golden_frames_fail_on_a_damaged_model(compiled: Workshop, variant: int)
         replay(manifest, payload, model.SerializeToString())
 
 
-def test_two_machines_make_the_same_package_apart_from_their_timings(pristine: Workshop, tmp_path: Path) -> None:
+def test_two_processes_make_the_same_package_to_the_byte(pristine: Workshop, tmp_path: Path) -> None:
     """Two processes with two caches, at the same time, with different numbers of threads."""
     shops = [pristine.copy_to(tmp_path / name) for name in ("one", "two")]
     runs = [
@@ -158,11 +148,8 @@ def test_two_machines_make_the_same_package_apart_from_their_timings(pristine: W
         for shop, jobs in zip(shops, ("1", "3"), strict=True)
     ]
     assert [process.wait(timeout=120) for process in runs] == [0, 0]
-    (first, payloads), (second, others) = (contents(package_of(shop)) for shop in shops)
-    assert payloads == others
-    assert [without_timings(each.manifest) for each in first.variants] == [
-        without_timings(each.manifest) for each in second.variants
-    ]
+    first, second = (package_of(shop).read_bytes() for shop in shops)
+    assert first == second
 
 
 def test_the_same_inputs_are_compiled_once(
@@ -179,7 +166,7 @@ def test_the_same_inputs_are_compiled_once(
 
 def test_a_damaged_cache_entry_is_made_again(shapes: Workshop, compiled: Workshop) -> None:
     shutil.copytree(compiled.path / "cache", shapes.path / "cache")
-    (entry,) = (shapes.path / "cache").iterdir()
+    (entry,) = (shapes.path / "cache").glob("*.efpkg")
     whole = entry.read_bytes()
     entry.write_bytes(whole[: len(whole) // 2])
     assert shapes.compile() == 0
@@ -218,6 +205,18 @@ def test_inspect_shows_people_a_table(compiled: Workshop, capsys: pytest.Capture
     assert "qdq-u8s8-" in shown
     assert "for generic-x86_64, raspberry-pi-5" in shown
     assert all(len(line) <= 80 for line in shown.splitlines() if line.startswith("ort-int8  "))
+
+
+def test_timings_are_shown_where_the_package_was_compiled(
+    compiled: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def column(cache: Path) -> str:
+        assert run(["inspect", str(package_of(compiled)), "--cache", str(cache)]) == 0
+        row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("ort-int8 "))
+        return row.split()[4]
+
+    assert float(column(compiled.path / "cache")) > 0
+    assert column(tmp_path) == "-"
 
 
 def test_a_bit_flipped_in_a_package_is_noticed(

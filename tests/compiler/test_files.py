@@ -12,9 +12,10 @@ import pytest
 from fleet_protocol.errors import DiskFull
 from fleet_protocol.identifiers import Digest, digest_of
 from model_compiler import cache
-from model_compiler.cache import PackageCache
+from model_compiler.cache import Finished, PackageCache
 from model_compiler.errors import CannotWrite
 from model_compiler.files import check_writable, written_whole
+from model_compiler.packages import open_package
 from tests.compiler.workshop import Workshop
 
 
@@ -63,16 +64,18 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path: Path, name:
 
 
 @pytest.fixture
-def content(compiled: Workshop) -> bytes:
-    (path,) = compiled.out.iterdir()
-    return path.read_bytes()
+def content(compiled: Workshop) -> Finished:
+    found = open_package(next(compiled.out.iterdir()))
+    record = found.record(compiled.path / "cache")
+    assert record is not None
+    return Finished(found.path.read_bytes(), record)
 
 
 def key(number: int) -> Digest:
     return digest_of(str(number).encode())
 
 
-def test_the_cache_gives_back_what_it_was_given(tmp_path: Path, content: bytes) -> None:
+def test_the_cache_gives_back_what_it_was_given(tmp_path: Path, content: Finished) -> None:
     store = PackageCache(tmp_path / "new" / "cache")
     assert store.find(key(1)) is None
     store.keep(key(1), content)
@@ -80,19 +83,28 @@ def test_the_cache_gives_back_what_it_was_given(tmp_path: Path, content: bytes) 
     assert store.find(key(2)) is None
 
 
-def test_the_cache_forgets_the_packages_that_were_used_longest_ago(tmp_path: Path, content: bytes) -> None:
+def test_the_cache_forgets_the_packages_that_were_used_longest_ago(tmp_path: Path, content: Finished) -> None:
     store = PackageCache(tmp_path)
+    store.keep(key(0), content)
     for number in range(cache.MAX_ENTRIES):
-        (tmp_path / f"{key(number)}.efpkg").write_bytes(content)
+        (tmp_path / f"{key(number)}.efpkg").write_bytes(content.package)
         os.utime(tmp_path / f"{key(number)}.efpkg", (number, number))
     assert store.find(key(0)) == content  # used now
     store.keep(key(1000), content)
-    assert len(list(tmp_path.iterdir())) == cache.MAX_ENTRIES
+    assert len(list(tmp_path.glob("*.efpkg"))) == cache.MAX_ENTRIES
     assert store.find(key(1)) is None
     assert store.find(key(0)) == content
 
 
-def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path, content: bytes) -> None:
+def test_a_package_whose_record_was_lost_is_made_again(tmp_path: Path, content: Finished) -> None:
+    store = PackageCache(tmp_path)
+    store.keep(key(1), content)
+    (record,) = tmp_path.glob("*.record.json")
+    record.write_bytes(record.read_bytes()[:-9])
+    assert store.find(key(1)) is None
+
+
+def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path, content: Finished) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(CannotWrite):
         PackageCache(tmp_path / "file" / "cache").keep(key(1), content)

@@ -1,0 +1,87 @@
+"""From the values of a compilation to its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fleet_protocol.identifiers import Digest
+from fleet_protocol.manifest import Manifest, digest_of_manifest
+from model_compiler import toolchain
+from model_compiler.inputs import Inputs
+from model_compiler.report import findings
+from model_compiler.report.record import SCHEMA, Layer, Made, Origin, Record, Timing, Trial
+from model_compiler.stages import evaluate, gate
+from model_compiler.stages.evaluate import Answers
+
+
+def record(
+    inputs: Inputs,
+    package: Digest,
+    variants: Sequence[Made],
+    trials: Sequence[Trial],
+    baseline: Answers,
+    answers: Mapping[str, Answers],
+    layers: Sequence[Layer] = (),
+) -> Record:
+    """The record of the compilation that made ``package``; ``answers``: those of the packaged variants, by name."""
+    kept, seen = findings.flips(inputs.evaluation, baseline, answers)
+    labels = [sample.label for sample in inputs.evaluation]
+    return Record(
+        schema=SCHEMA,
+        package_sha256=package,
+        model=inputs.recipe.model,
+        version=inputs.recipe.version,
+        labels=inputs.classes,
+        metric=evaluate.METRIC,
+        baseline=round(baseline.accuracy(labels), 6),
+        samples=len(labels),
+        max_drop=inputs.recipe.gate.max_drop,
+        variants=tuple(variants),
+        trials=tuple(trials),
+        layers=tuple(layers),
+        flips=tuple(kept),
+        flips_seen=seen,
+        agreement=findings.agreement({"fp32 baseline": baseline, **answers}),
+        origin=_origin(inputs),
+        notes=inputs.notes,
+    )
+
+
+def made(manifest: Manifest, timing: Timing) -> Made:
+    """What the record says of a packaged variant."""
+    return Made(
+        variant=manifest.variant,
+        digest=digest_of_manifest(manifest),
+        runtime=manifest.runtime.name,
+        precision=manifest.runtime.precision,
+        method=manifest.provenance.toolchain.get("method", ""),
+        boards=manifest.boards,
+        accuracy=manifest.measured.value,
+        model_bytes=manifest.measured.model_bytes,
+        timing=timing,
+    )
+
+
+def tried(trial: gate.Trial, model_bytes: int, *, is_chosen: bool) -> Trial:
+    """What the record says of a candidate."""
+    return Trial(
+        variant=trial.variant,
+        method=trial.method,
+        accuracy=round(trial.accuracy, 6),
+        agreement=round(trial.agreement, 6),
+        model_bytes=model_bytes,
+        is_chosen=is_chosen,
+    )
+
+
+def _origin(inputs: Inputs) -> Origin:
+    return Origin(
+        source_sha256=inputs.source.digest,
+        calibration_sha256=inputs.calibration_digest,
+        evaluation_sha256=inputs.evaluation_digest,
+        settings_sha256=inputs.settings_digest,
+        toolchain_sha256=toolchain.fingerprint(),
+        toolchain=toolchain.versions(),
+        machine=toolchain.machine(),
+        calibration_images=len(inputs.calibration),
+    )
