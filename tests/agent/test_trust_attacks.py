@@ -350,6 +350,16 @@ def test_17_another_manifest_under_a_released_name_is_refused(world: World, devi
     rejected(device, "release-mismatch")
 
 
+def test_17_a_released_manifest_under_another_models_name_is_refused(world: World, device: Device) -> None:
+    second = world.release("2.0.0")
+    name = "models/orientation/9.9.9-ort-int8.json"
+    world.repository.add(name, second.content, 1)
+    world.repository.publish("models")
+    world.publish_metadata()
+    world.broker.retain(ASSIGNMENT, world.envelope(msgspec.structs.replace(second.item, target=name)))
+    rejected(device, "release-mismatch")
+
+
 def test_17_another_payload_under_a_released_manifest_is_refused(world: World, device: Device) -> None:
     second = world.release("2.0.0")
     key = envelope.generate_key()

@@ -19,8 +19,9 @@ from edge_agent.second_copy import SecondCopy
 from fleet_protocol import topics
 from fleet_protocol.errors import FleetError, RolledBackMetadata
 from fleet_protocol.states import DeploymentState
-from fleet_protocol.trust import MetadataVersions
+from fleet_protocol.trust import MetadataVersions, verify_assignment
 from tests.agent.tuf_world import DAY, DEVICE, NOW, SLOT, Clock, Device, SimulatedInference, World
+from tests.protocol import samples
 
 S = DeploymentState
 ASSIGNMENT = topics.ASSIGNMENT.of(DEVICE)
@@ -93,6 +94,21 @@ def test_a_damaged_second_copy_loses_nothing(installed: Device, content: bytes) 
     assert (again.loss, again.serves, again.journal.remembered.seq) == (None, "1.0.0", 1)
 
 
+def test_an_older_journal_put_back_in_place_brings_nothing_old_back(installed: Device, world: World) -> None:
+    old, journal = world.broker.retained[ASSIGNMENT], installed.state / "journal.db"
+    older = journal.read_bytes()
+    world.assign(world.release("2.0.0"))
+    restarted(installed).start().run(12).close()
+    journal.write_bytes(older)
+    newest = world.broker.retained[ASSIGNMENT]
+    world.broker.retain(ASSIGNMENT, old)
+    again = restarted(installed).start().run(3)
+    assert (again.loss, again.refusal, again.serves) == (None, "replayed-assignment", "2.0.0")
+    world.broker.retain(ASSIGNMENT, newest)
+    again.run(3)
+    assert (again.last.state, again.serves, again.journal.is_lost) == (S.COMMITTED, "2.0.0", False)
+
+
 def test_both_damaged_is_a_new_device_that_asks_for_its_assignment(installed: Device) -> None:
     damage(installed.state / "journal.db")
     (installed.state / "second-copy").write_bytes(b"")
@@ -151,6 +167,17 @@ def test_merging_two_memories_never_lowers_anything() -> None:
     assert merged == two.merged(one)
     assert (merged.root_version, merged.seq, merged.time_s, merged.executions) == (2, 5, 9.0, 8)
     assert (merged.versions, merged.floors) == ({"a@1": 9, "b@1": 1, "c@2": 1}, {"x": 2, "y": 7})
+
+
+def test_a_signed_time_raises_the_floor_only_as_far_as_the_metadata_vouches_for() -> None:
+    director = samples.Director()
+    verified = verify_assignment(
+        director.sign(), director.keys, samples.FLEET, samples.DEVICE, Remembered().memory,
+        now_s=samples.NOW, clock_believed=True, horizon_s=samples.NOW - 100,
+    )  # fmt: skip
+    kept = Remembered(seq=1).with_assignment(verified, horizon_s=samples.NOW - 100)
+    assert (kept.seq, kept.time_s, kept.assignment) == (5, samples.NOW - 100, verified.digest)
+    assert kept.with_assignment(verified, horizon_s=samples.NOW + 100).time_s == samples.NOW
 
 
 def test_versions_of_older_roots_are_not_kept_for_ever() -> None:
