@@ -9,7 +9,8 @@ NotFound ──────── UnknownBoard          a board that firmware_co
 NoMatchingVariant ─ UnwantedVariant     a variant that no board of the recipe would run
 ProofError ────┬─ ParityBroken          the normalised model does not compute what the source computes
                └─ IndecisiveModel       no golden frame could tell a good runtime from a bad one
-FleetError ────── CannotWrite           the package cannot be put where it was asked for
+FleetError ────┬─ CannotWrite           the package cannot be put where it was asked for
+               └─ MissingExtra          something optional is wanted that is not installed
 """
 
 from __future__ import annotations
@@ -62,3 +63,7 @@ class IndecisiveModel(ProofError):
 
 class CannotWrite(FleetError):
     code = "cannot-write"
+
+
+class MissingExtra(FleetError):
+    code = "missing-extra"

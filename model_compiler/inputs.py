@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from fleet_protocol.board import Board
 from fleet_protocol.identifiers import Digest, digest_of
@@ -13,6 +15,9 @@ from model_compiler.images import Image, LabelledImage
 from model_compiler.recipe import Recipe
 from model_compiler.stages import load
 from model_compiler.stages.load import Source
+
+SPLIT_STEP: Final = 5
+MAX_SPLIT: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +40,22 @@ class Inputs:
 
 def gather(path: Path) -> Inputs:
     """Read the recipe at ``path`` and all that it names, relative to its directory; raises MalformedInput, UnknownBoard."""
-    content = _read_text(path, recipe.MAX_BYTES, MalformedRecipe)
+    return gather_text(_read_text(path, recipe.MAX_BYTES, MalformedRecipe), path.parent)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe alone; raises MalformedRecipe."""
+    return recipe.parse(_read_text(path, recipe.MAX_BYTES, MalformedRecipe))
+
+
+def gather_text(content: str, folder: Path, notes: tuple[str, ...] = ()) -> Inputs:
+    """The same for a recipe's text whose paths are relative to ``folder``."""
     wanted = recipe.parse(content)
-    folder = path.parent
     profiles = [boards.load(name, folder) for name in wanted.boards]
     _refuse_twins([board for board, _ in profiles])
     classes = _classes(wanted, folder)
-    calibration = images.list_images(folder / wanted.data.calibration)
-    evaluation = images.list_images(folder / wanted.data.evaluation)
     table = read_labels(folder / wanted.data.labels)
+    calibration, evaluation = _images(wanted, folder, table, classes)
     settings = [content.encode(), "\n".join(classes).encode(), *(text for _, text in profiles)]
     return Inputs(
         recipe=wanted,
@@ -51,11 +63,32 @@ def gather(path: Path) -> Inputs:
         classes=classes,
         boards=tuple(board for board, _ in profiles),
         calibration=calibration,
-        evaluation=labels.match(table, _enough(evaluation, wanted), classes),
+        evaluation=evaluation,
         calibration_digest=images.digest(calibration),
-        evaluation_digest=images.digest(evaluation, table.encode()),
+        evaluation_digest=images.digest([each.image for each in evaluation], table.encode()),
         settings_digest=digest_of(b"".join(len(each).to_bytes(8, "big") + each for each in settings)),
+        notes=notes,
     )
+
+
+def split(everything: Sequence[LabelledImage]) -> tuple[tuple[LabelledImage, ...], tuple[LabelledImage, ...]]:
+    """Every fifth image calibrates, at most 300; the others evaluate. Images of a class are neighbours, so classes spread."""
+    ordered = sorted(everything, key=lambda each: (each.label, each.image.name))
+    step = max(SPLIT_STEP, -(-len(ordered) // MAX_SPLIT))
+    return tuple(ordered[::step]), tuple(each for place, each in enumerate(ordered) if place % step)
+
+
+def _images(
+    wanted: Recipe, folder: Path, table: str, classes: tuple[str, ...]
+) -> tuple[tuple[Image, ...], tuple[LabelledImage, ...]]:
+    """The images that calibrate and, disjoint from them, the labelled ones that evaluate."""
+    calibration = images.list_images(folder / wanted.data.calibration)
+    if wanted.data.evaluation:
+        evaluation = images.list_images(folder / wanted.data.evaluation)
+        return calibration, labels.match(table, _enough(evaluation, wanted), classes)
+    seen, unseen = split(labels.match(table, calibration, classes))
+    _enough([each.image for each in unseen], wanted)
+    return tuple(each.image for each in seen), unseen
 
 
 def read_labels(path: Path) -> str:
@@ -70,7 +103,7 @@ def _classes(wanted: Recipe, folder: Path) -> tuple[str, ...]:
     return labels.check_classes(labels.parse_classes(text))
 
 
-def _enough(evaluation: tuple[Image, ...], wanted: Recipe) -> tuple[Image, ...]:
+def _enough(evaluation: Sequence[Image], wanted: Recipe) -> Sequence[Image]:
     if len(evaluation) < wanted.golden.frames:
         raise MalformedDataset(
             f"{wanted.golden.frames} golden frames are to be chosen from {len(evaluation)} evaluation images; add images"

@@ -33,7 +33,7 @@ def check_classes(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def match(text: str, images: Sequence[Image], classes: tuple[str, ...]) -> tuple[LabelledImage, ...]:
-    """Give every image its label from CSV ``text`` with the header ``file,label``.
+    """Give every image its label from CSV ``text`` with the header ``file,label``; columns after these are not read.
 
     A label is a class name, else a class index. Raises MalformedDataset where a row is malformed, an image has no label
     or two, or a label has no image.
@@ -50,6 +50,17 @@ def match(text: str, images: Sequence[Image], classes: tuple[str, ...]) -> tuple
     return tuple(LabelledImage(image, labels[image.name]) for image in images)
 
 
+def distinct(text: str) -> list[str]:
+    """The labels in CSV ``text``, each once, sorted; raises MalformedDataset."""
+    rows = csv.reader(io.StringIO(text, newline=""))
+    if next(rows, [])[:2] != ["file", "label"]:
+        raise MalformedDataset("the labels begin with the header file,label")
+    try:
+        return sorted({row[1].strip() for row in rows if len(row) > 1})
+    except csv.Error as error:
+        raise MalformedDataset(f"line {rows.line_num} of the labels is not CSV: {error}") from error
+
+
 def _parse(text: str, classes: dict[str, int]) -> dict[str, int]:
     rows = csv.reader(io.StringIO(text, newline=""))
     try:
@@ -59,13 +70,14 @@ def _parse(text: str, classes: dict[str, int]) -> dict[str, int]:
 
 
 def _labels(rows: Reader, classes: dict[str, int]) -> dict[str, int]:
-    if next(rows, None) != ["file", "label"]:
+    header = next(rows, [])
+    if header[:2] != ["file", "label"]:
         raise MalformedDataset("the labels begin with the header file,label")
     labels: dict[str, int] = {}
     for row in filter(None, rows):
-        if len(row) != 2:
+        if len(row) != len(header):
             raise MalformedDataset(
-                f"line {rows.line_num} of the labels should be file,label, got {','.join(row)[:80]!r}"
+                f"line {rows.line_num} of the labels should be {','.join(header)[:80]}, got {','.join(row)[:80]!r}"
             )
         name, label = row[0].strip(), row[1].strip()
         if name in labels:

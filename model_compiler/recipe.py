@@ -23,11 +23,14 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Data(_Table, frozen=True):
-    """Paths relative to the recipe: two directories of images and a CSV file ``file,label`` for the second."""
+    """Paths relative to the recipe: two directories of images and a CSV file ``file,label`` for the second.
+
+    Without ``evaluation`` the labels are those of ``calibration``, which is split: every fifth image calibrates.
+    """
 
     calibration: str
-    evaluation: str
     labels: str
+    evaluation: str = ""
 
 
 class Classes(_Table, frozen=True):
