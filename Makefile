@@ -18,7 +18,10 @@ help:  ## this list
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing Python packages into $(VENV) ..."
-	@$(BIN)/pip install -q -c constraints.txt -e '.[agent,onnxruntime,server,compiler,demo,dev]'
+	@$(BIN)/pip install -qq -c constraints.txt -e '.[agent,onnxruntime,server,compiler,demo,dev]'
+	@# openvino works without it and then sends nothing to anybody; onnx2tf pins what it does not need, and runs as a program.
+	@$(BIN)/pip uninstall -q -y openvino-telemetry
+	@$(BIN)/pip install -qq -c constraints.txt --no-deps --ignore-requires-python onnx2tf sne4onnx sng4onnx
 	@touch $@
 
 debian-demo:

@@ -71,7 +71,7 @@ def suppress(corners: Floats, classes: NDArray[Any], iou_threshold: float, limit
     return np.array(kept, np.int64)
 
 
-def iou(one: Floats, others: Floats) -> Floats:
+def iou(one: NDArray[Any], others: NDArray[Any]) -> Floats:
     """Intersection over union of box ``one`` (4,) with each of ``others`` (N, 4); 0 for boxes without area."""
     import numpy as np
 

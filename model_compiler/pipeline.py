@@ -15,6 +15,7 @@ from model_compiler.inputs import Inputs
 from model_compiler.progress import Report, tracked
 from model_compiler.report import assemble
 from model_compiler.report.record import Record, Timing
+from model_compiler.samples import CalibrationSet
 from model_compiler.stages import calibrate, evaluate, gate, golden, load, measure, normalise, package, parity, quantize
 from model_compiler.stages.calibrate import Ranges
 from model_compiler.stages.evaluate import Answers
@@ -56,7 +57,7 @@ def compile_inputs(inputs: Inputs, jobs: int, report: Report) -> Compiled:
     builds = plan(inputs.recipe.variants, inputs.boards)
     model = _normalised(inputs, report)
     ranges = _ranges(model, builds, inputs, jobs, report)
-    made = _candidates(model, ranges, builds, report)
+    made = _candidates(model, ranges, builds, inputs, report)
     answers = _answers(model, made, inputs, jobs, report)
     trials, chosen = _gated(made, answers, inputs)
     proved = [
@@ -92,10 +93,11 @@ def _ranges(model: FloatModel, builds: list[Build], inputs: Inputs, jobs: int, r
     return calibrate.calibrate(model, names, inputs.calibration, inputs.recipe.preprocessing, jobs, report)
 
 
-def _candidates(model: FloatModel, ranges: Ranges | None, builds: list[Build], report: Report) -> Made:
+def _candidates(model: FloatModel, ranges: Ranges | None, builds: list[Build], inputs: Inputs, report: Report) -> Made:
     made: Made = {}
+    samples = CalibrationSet(inputs.calibration, inputs.recipe.preprocessing)
     for build in tracked(report, "build", builds, len(builds)):
-        for candidate in target(build.runtime).candidates(model, build.precision, ranges):
+        for candidate in target(build.runtime).candidates(model, build.precision, ranges, samples):
             made[f"{build.variant}/{candidate.method}"] = build, candidate
     return made
 
@@ -134,7 +136,8 @@ def _variant(
     inputs: Inputs, model: FloatModel, build: Build, candidate: Candidate, answers: Answers, baseline: Answers
 ) -> Proved:
     recipe, labels = inputs.recipe, [sample.label for sample in inputs.evaluation]
-    frames = golden.make(build, candidate.model, inputs.evaluation, answers, recipe.preprocessing, recipe.golden.frames)
+    wanted = target(build.runtime).preprocessing(recipe.preprocessing)
+    frames = golden.make(build, candidate.model, inputs.evaluation, answers, wanted, recipe.golden.frames)
     timing = measure.measure(build.runtime, candidate.model, [tensors[0] for tensors, _ in frames.frames])
     measured = Measured(
         metric=evaluate.METRIC,
@@ -145,7 +148,7 @@ def _variant(
     )
     versions = {**toolchain.versions(target(build.runtime).PACKAGES), "method": candidate.method}
     manifest, payload = package.manifest_of(
-        inputs, build, candidate.model, (model.input, model.outputs), frames, measured, versions
+        inputs, build, candidate.model, package.tensors(model, frames), frames, measured, versions
     )
     return Proved(
         manifest, payload, Timing(p50_ms=timing.p50_ms, p95_ms=timing.p95_ms, resident_bytes=timing.resident_bytes)

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from fleet_protocol import manifest as manifests
 from fleet_protocol.manifest import Manifest, Measured, Provenance, TensorSpec
 from fleet_protocol.tasks import Classification
 from model_compiler.inputs import Inputs
 from model_compiler.stages.golden import GoldenSet
+from model_compiler.stages.normalise import FloatModel
 from model_compiler.stages.plan import Build
+from model_compiler.targets import target
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def tensors(model: FloatModel, golden: GoldenSet) -> tuple[TensorSpec, tuple[TensorSpec, ...]]:
+    """The variant's input and outputs: the names of the normalised model, types and shapes as its runtime had them."""
+    taken, given = golden.frames[0]
+    inputs = _as_seen(model.input, taken[0])
+    return inputs, tuple(_as_seen(spec, tensor) for spec, tensor in zip(model.outputs, given, strict=True))
+
+
+def _as_seen(spec: TensorSpec, tensor: NDArray[Any]) -> TensorSpec:
+    return msgspec.structs.replace(spec, dtype=str(tensor.dtype), shape=tensor.shape)
 
 
 def manifest_of(
@@ -23,7 +42,8 @@ def manifest_of(
 ) -> tuple[Manifest, bytes]:
     """The variant's manifest and payload; ``tensors``: input and outputs. Raises MalformedManifest or InputTooLarge."""
     recipe = inputs.recipe
-    payload, content = manifests.payload_of([(manifests.MODEL_PART, model), (manifests.GOLDEN_PART, golden.part)])
+    runtime = target(build.runtime)
+    payload, content = manifests.payload_of([*runtime.parts(model), (manifests.GOLDEN_PART, golden.part)])
     manifest = Manifest(
         schema=manifests.SCHEMA,
         model=recipe.model,
@@ -36,7 +56,7 @@ def manifest_of(
         payload=payload,
         inputs=(tensors[0],),
         outputs=tensors[1],
-        preprocessing=recipe.preprocessing,
+        preprocessing=runtime.preprocessing(recipe.preprocessing),
         postprocessing=Classification(labels=inputs.classes, activation=recipe.postprocessing.activation),
         golden=golden.golden,
         measured=measured,

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
+    from model_compiler.samples import CalibrationSet
+    from model_compiler.targets import Session
+
 IMAGES: Final = 8
+CONVERSION_IMAGES: Final = 4
 _NEWEST_IR: Final = 10
 TOLERANCE: Final = 1e-3
 """Largest difference, as a share of the largest output: folding reorders float32 sums, about 1e-6 where it is right."""
@@ -38,6 +42,26 @@ def check_parity(source: bytes, normalised: bytes, tensors: Iterable[NDArray[Any
         raise ParityBroken(
             f"the normalised model differs from the source by {worst:.2g} of its largest output (at most {TOLERANCE}); "
             "export the model with static shapes and opset 17"
+        )
+    return worst
+
+
+def check_conversion(model: bytes, converted: Session, samples: CalibrationSet, runtime: str) -> float:
+    """The largest relative difference between the normalised model and another runtime's float file, on a few images.
+
+    Raises ParityBroken above the tolerance, or where an output has another shape: a converter that is wrong is wrong loudly.
+    """
+    original, worst = OnnxSession(model), 0.0
+    for each in samples.some(CONVERSION_IMAGES).tensors():
+        expected, got = original.run([each]), converted.run([each])
+        shapes = [[tensor.shape for tensor in tensors] for tensors in (expected, got)]
+        if shapes[0] != shapes[1]:
+            raise ParityBroken(f"converted for {runtime}, the model gives {shapes[1]} instead of {shapes[0]}")
+        worst = max(worst, _difference(expected, got))
+    if not worst <= TOLERANCE:
+        raise ParityBroken(
+            f"converted for {runtime}, the model differs by {worst:.2g} of its largest output (at most {TOLERANCE}); "
+            f"leave {runtime}'s boards out of the recipe"
         )
     return worst
 

@@ -16,7 +16,8 @@ from fleet_protocol import golden
 from fleet_protocol.classify import classify
 from fleet_protocol.errors import GoldenFramesDiffer, MalformedInput, MalformedManifest
 from fleet_protocol.imaging import LETTERBOX_GRAY, letterbox_size, preprocess
-from fleet_protocol.manifest import Golden, Postprocessing, Preprocessing, TensorSpec
+from fleet_protocol.manifest import Golden, Preprocessing, TensorSpec
+from fleet_protocol.tasks import Classification
 
 
 def wanted(**changes: object) -> Preprocessing:
@@ -197,11 +198,11 @@ def test_outputs_of_another_shape_are_refused(replayed: Replayed, spoil: str) ->
     [("none", 2.0), ("softmax", np.exp(2) / np.exp([0.5, 2.0, -1.0]).sum()), ("sigmoid", 1 / (1 + np.exp(-2)))],
 )
 def test_scores_are_read_as_class_and_confidence(activation: str, confidence: float) -> None:
-    rules = Postprocessing(task="classification", labels=("a", "b", "c"), activation=activation)  # type: ignore[arg-type]
+    rules = Classification(labels=("a", "b", "c"), activation=activation)  # type: ignore[arg-type]
     assert classify(np.array([[0.5, 2.0, -1.0]], np.float32), rules) == (1, pytest.approx(confidence))
 
 
 def test_huge_scores_do_not_overflow() -> None:
     for activation in ("softmax", "sigmoid"):
-        rules = Postprocessing(task="classification", labels=("a", "b"), activation=activation)  # type: ignore[arg-type]
+        rules = Classification(labels=("a", "b"), activation=activation)  # type: ignore[arg-type]
         assert classify(np.array([[-3e38, 3e38]], np.float32), rules) == (1, pytest.approx(1.0))
