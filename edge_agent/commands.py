@@ -44,7 +44,8 @@ def enrol(config_path: Path, claim_file: IO[str]) -> None:
         click.echo(f"already enrolled as {member.device} in fleet {member.fleet}", err=True)
         return
     claim = Claim.parse(claim_file.read(_MAX_CLAIM_CHARS))
-    member = Enrolment.at(config.server, claim, load_board(config).name, folder).run()
+    ca = None if config.ca is None else Path(config.ca)
+    member = Enrolment.at(config.server, claim, load_board(config).name, folder, ca).run()
     click.echo(f"enrolled as {member.device} in fleet {member.fleet}", err=True)
 
 

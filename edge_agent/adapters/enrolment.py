@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ssl
 import warnings
+from pathlib import Path
 from typing import Any, Final, Self
 
 import msgspec
@@ -30,6 +31,7 @@ from fleet_protocol.claim import (
 from fleet_protocol.errors import (
     FleetError,
     InputTooLarge,
+    MalformedConfig,
     MalformedJson,
     MalformedMessage,
     RefusedRequest,
@@ -58,12 +60,7 @@ class FleetServer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
             content = self._request("GET", "/v1/ca", context, limit=_MAX_CA_BYTES)
-        try:
-            if content.lstrip().startswith(b"-----BEGIN"):
-                return x509.load_pem_x509_certificate(content)
-            return x509.load_der_x509_certificate(content)
-        except ValueError as error:
-            raise MalformedMessage("the server did not answer with a certificate; is the address right?") from error
+        return parse_ca(content)
 
     def enrol(self, request: EnrolmentRequest, ca: x509.Certificate) -> EnrolmentReply:
         """Redeem a claim over TLS that trusts ``ca`` and nothing else. Raises the server's own error by its code."""
@@ -96,18 +93,21 @@ class FleetServer:
 class Enrolment:
     """What a device has to believe, in order, before it is a member (SPEC 9.1.2 to 9.1.5)."""
 
-    def __init__(self, claim: Claim, board: str, folder: IdentityFolder, server: FleetServer) -> None:
-        self._claim, self._board, self._folder, self._server = claim, board, folder, server
+    def __init__(
+        self, claim: Claim, board: str, folder: IdentityFolder, server: FleetServer, ca: x509.Certificate | None = None
+    ) -> None:
+        """``ca``: the fleet CA where the device was given it already; else the server is asked for it."""
+        self._claim, self._board, self._folder, self._server, self._ca = claim, board, folder, server, ca
 
     @classmethod
-    def at(cls, url: str, claim: Claim, board: str, folder: IdentityFolder) -> Self:
-        """With the server at ``url``."""
-        return cls(claim, board, folder, FleetServer(url))
+    def at(cls, url: str, claim: Claim, board: str, folder: IdentityFolder, ca: Path | None = None) -> Self:
+        """With the server at ``url`` and the CA's certificate in the file ``ca``, if there is one."""
+        return cls(claim, board, folder, FleetServer(url), None if ca is None else _read_ca(ca))
 
     def run(self) -> Membership:
         """Enrol and keep the identity. Raises WrongPin, ServerUnreachable, MalformedInput or what the server refused."""
         keys = self._folder.make_keys()
-        ca = self._server.fetch_ca()
+        ca = self._ca or self._server.fetch_ca()
         self._claim.check_ca(ca.public_bytes(Encoding.DER))  # SPEC 9.1.2: before the secret is sent
         reply = self._server.enrol(self._request(keys), ca)
         certificate = self._checked(reply, keys, ca)
@@ -149,6 +149,23 @@ class Enrolment:
         if names.get_values_for_type(x509.UniformResourceIdentifier) != [DEVICE_URN + reply.device]:
             raise MalformedMessage(f"the certificate does not name the device {reply.device[:80]!r}")
         return certificate
+
+
+def parse_ca(content: bytes) -> x509.Certificate:
+    """A certificate in PEM or DER; raises MalformedMessage."""
+    try:
+        if content.lstrip().startswith(b"-----BEGIN"):
+            return x509.load_pem_x509_certificate(content)
+        return x509.load_der_x509_certificate(content)
+    except ValueError as error:
+        raise MalformedMessage("expected the certificate of the fleet's CA; is the address right?") from error
+
+
+def _read_ca(path: Path) -> x509.Certificate:
+    try:
+        return parse_ca(path.read_bytes())
+    except OSError as error:
+        raise MalformedConfig(f"cannot read the CA that the configuration names: {error}") from error
 
 
 def signing_request(keys: DeviceKeys) -> bytes:

@@ -213,6 +213,21 @@ def test_the_ca_may_come_as_pem(fleet: Fleet, identity: IdentityFolder) -> None:
     assert identity.membership() is not None
 
 
+def test_a_ca_that_the_device_was_given_is_not_asked_for_and_still_checked_against_the_claim(
+    fleet: Fleet, identity: IdentityFolder, tmp_path: Path
+) -> None:
+    given = tmp_path / "ca.pem"
+    given.write_bytes(Authority().pem)
+    with pytest.raises(WrongPin):
+        Enrolment.at(fleet.url, fleet.claim(), "generic-x86_64", identity, given).run()
+    assert fleet.seen == []
+    given.write_bytes(fleet.authority.pem)
+    Enrolment.at(fleet.url, fleet.claim(), "generic-x86_64", identity, given).run()
+    assert fleet.seen == [("POST", "/v1/enrol")]
+    with pytest.raises(MalformedConfig, match="CA"):
+        Enrolment.at(fleet.url, fleet.claim(), "generic-x86_64", identity, tmp_path / "missing.pem")
+
+
 def changed(**changes: Any) -> Answer:
     def answer(fleet: Fleet, request: EnrolmentRequest, csr: x509.CertificateSigningRequest) -> tuple[int, bytes]:
         status, content = honest(fleet, request, csr)
