@@ -47,10 +47,16 @@ class Scores(_Table, frozen=True):
 
 
 class Gate(_Table, frozen=True):
-    """Refuse a variant whose accuracy falls by more than ``max_drop`` below fp32, or below ``min_accuracy`` (both 0..1)."""
+    """Refuse a variant whose accuracy falls by more than ``max_drop`` below fp32, or below ``min_accuracy`` (both 0..1).
+
+    ``confidence``: how sure the paired test must be that no more is lost; 0.5 takes the drop on the images as it is, 0.95
+    asks for enough images to prove it. ``metric``: by default the task's own, else a name or ``package.module:attribute``.
+    """
 
     max_drop: float
     min_accuracy: float = 0.0
+    confidence: float = 0.5
+    metric: str = ""
 
 
 class GoldenFrames(_Table, frozen=True):
@@ -127,6 +133,8 @@ def _check_lists(recipe: Recipe) -> None:
 def _check_numbers(recipe: Recipe) -> None:
     if not (0 <= recipe.gate.max_drop <= 1 and 0 <= recipe.gate.min_accuracy <= 1):
         raise MalformedRecipe("gate.max_drop and gate.min_accuracy are shares between 0 and 1")
+    if not 0.5 <= recipe.gate.confidence < 1:
+        raise MalformedRecipe(f"gate.confidence is at least 0.5 and below 1, got {recipe.gate.confidence}")
     if not 0 < recipe.golden.frames <= MAX_FRAMES:
         raise MalformedRecipe(f"golden.frames is 1 to {MAX_FRAMES}, got {recipe.golden.frames}")
 
