@@ -16,6 +16,7 @@ from fleet_protocol.errors import FleetError
 _COMMANDS: Final[dict[str, str]] = {
     "compile": "Compile a recipe into a model package.",
     "inspect": "Show what a model package promises.",
+    "report": "Write how a package came about: page, record, bill of materials.",
     "eval": "Measure a packaged variant on labelled images.",
 }
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fleet_protocol.identifiers import Digest
-from fleet_protocol.manifest import Manifest, digest_of_manifest
+from fleet_protocol.manifest import MODEL_PART, Manifest, digest_of_manifest
 from model_compiler import toolchain
 from model_compiler.inputs import Inputs
-from model_compiler.metrics.noise import decibel
 from model_compiler.report import findings
 from model_compiler.report.record import SCHEMA, Layer, Made, Origin, Record, Timing, Trial
 from model_compiler.stages import evaluate, gate
-from model_compiler.stages.compete import Outcome
 from model_compiler.stages.evaluate import Answers
+from model_compiler.targets import target
 
 
 def record(
@@ -43,6 +42,8 @@ def record(
         layers=tuple(layers),
         flips=tuple(kept),
         flips_seen=seen,
+        changes=findings.changes(labels, baseline, answers),
+        confusions=findings.confusions(labels, baseline, answers),
         agreement=findings.agreement({"fp32 baseline": baseline, **answers}),
         origin=_origin(inputs),
         notes=inputs.notes,
@@ -54,6 +55,7 @@ def made(manifest: Manifest, timing: Timing) -> Made:
     return Made(
         variant=manifest.variant,
         digest=digest_of_manifest(manifest),
+        model_sha256=manifest.part(MODEL_PART).sha256,
         runtime=manifest.runtime.name,
         precision=manifest.runtime.precision,
         method=manifest.provenance.toolchain.get("method", ""),
@@ -76,22 +78,6 @@ def tried(trial: gate.Trial, model_bytes: int, *, is_chosen: bool) -> Trial:
     )
 
 
-def layers(found: Outcome) -> list[Layer]:
-    """What the search learned about single layers: by how many dB the noise falls where one stays in float."""
-    return [
-        Layer(
-            variant=variant,
-            name=effect.layer,
-            operator=effect.layer.rpartition("_")[0],
-            effect=round(decibel(effect.factor), 3),
-            unit="dB",
-            is_excluded=effect.layer in found.excluded.get(variant, ()),
-        )
-        for variant, effects in found.effects.items()
-        for effect in effects
-    ]
-
-
 def _origin(inputs: Inputs) -> Origin:
     return Origin(
         source_sha256=inputs.source.digest,
@@ -99,7 +85,7 @@ def _origin(inputs: Inputs) -> Origin:
         evaluation_sha256=inputs.evaluation_digest,
         settings_sha256=inputs.settings_digest,
         toolchain_sha256=toolchain.fingerprint(),
-        toolchain=toolchain.versions(),
+        toolchain=toolchain.versions({each for board in inputs.boards for each in target(board.runtime.name).PACKAGES}),
         machine=toolchain.machine(),
         calibration_images=len(inputs.calibration),
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from model_compiler.report import page, sbom
 from model_compiler.report import record as records
 from model_compiler.report.record import Record
 
-PAGE_SUFFIX = ".report.html"
-RECORD_SUFFIX = ".report.json"
-SBOM_SUFFIX = ".cdx.json"
+PAGE: Final = ".report.html"
+RECORD: Final = ".report.json"
+SBOM: Final = ".cdx.json"
 
 
 def all_of(record: Record) -> list[tuple[str, bytes]]:
     """Suffix and content of each document."""
-    return [(RECORD_SUFFIX, records.encode(record))]
+    return [(PAGE, page.render(record).encode()), (RECORD, records.encode(record)), (SBOM, sbom.render(record))]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from model_compiler import images
 from model_compiler.images import LabelledImage
-from model_compiler.report.record import MAX_FLIPS, Agreement, Flip
+from model_compiler.report.record import MAX_CONFUSIONS, MAX_FLIPS, Agreement, Change, Confusion, Flip
 from model_compiler.stages.evaluate import Answers
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 THUMBNAIL_SIDE: Final = 96
 _JPEG_QUALITY: Final = 70
@@ -30,6 +35,39 @@ def flipped(baseline: Answers, answers: Mapping[str, Answers]) -> list[int]:
         differs |= each.top1 != baseline.top1
     found = np.flatnonzero(differs)
     return [int(index) for index in found[np.argsort(-baseline.margin[found], kind="stable")]]
+
+
+def changes(labels: Sequence[int], baseline: Answers, answers: Mapping[str, Answers]) -> tuple[Change, ...]:
+    """Per variant, what quantization broke and what it mended."""
+    import numpy as np
+
+    truth = np.asarray(labels, np.int32)
+    return tuple(_change(name, truth, baseline, each) for name, each in answers.items())
+
+
+def _change(name: str, truth: NDArray[np.int32], baseline: Answers, each: Answers) -> Change:
+    was_right, is_right, differs = baseline.top1 == truth, each.top1 == truth, each.top1 != baseline.top1
+    return Change(
+        variant=name,
+        broken=int((was_right & ~is_right).sum()),
+        mended=int((~was_right & is_right).sum()),
+        otherwise=int((differs & ~was_right & ~is_right).sum()),
+    )
+
+
+def confusions(labels: Sequence[int], baseline: Answers, answers: Mapping[str, Answers]) -> tuple[Confusion, ...]:
+    """Which classes are now taken for which, the most frequent 40."""
+    seen = Counter(
+        (name, int(label), int(before), int(after))
+        for name, each in answers.items()
+        for label, before, after in zip(labels, baseline.top1, each.top1, strict=True)
+        if before != after
+    )
+    ordered = sorted(seen.items(), key=lambda item: (-item[1], item[0]))[:MAX_CONFUSIONS]
+    return tuple(
+        Confusion(variant=name, label=label, baseline=before, answer=after, images=images)
+        for (name, label, before, after), images in ordered
+    )
 
 
 def flips(

@@ -15,6 +15,7 @@ from model_compiler.errors import MalformedRecord
 SCHEMA: Final = 1
 MAX_BYTES: Final = 64 << 20
 MAX_FLIPS: Final = 60
+MAX_CONFUSIONS: Final = 40
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -57,6 +58,7 @@ class Made(_Table, frozen=True):
 
     variant: str
     digest: str
+    model_sha256: str
     runtime: str
     precision: str
     method: str
@@ -75,6 +77,25 @@ class Flip(_Table, frozen=True):
     baseline: int
     answers: dict[str, int]
     thumbnail: str
+
+
+class Change(_Table, frozen=True):
+    """How ``variant`` differs from fp32: images that only fp32 reads rightly, that only it does, that both read wrongly."""
+
+    variant: str
+    broken: int
+    mended: int
+    otherwise: int
+
+
+class Confusion(_Table, frozen=True):
+    """On ``images`` images of class ``label``, fp32 answers ``baseline`` where ``variant`` answers ``answer``."""
+
+    variant: str
+    label: int
+    baseline: int
+    answer: int
+    images: int
 
 
 class Agreement(_Table, frozen=True):
@@ -114,6 +135,8 @@ class Record(_Table, frozen=True):
     layers: tuple[Layer, ...]
     flips: tuple[Flip, ...]
     flips_seen: int
+    changes: tuple[Change, ...]
+    confusions: tuple[Confusion, ...]
     agreement: Agreement
     origin: Origin
     notes: tuple[str, ...] = ()
