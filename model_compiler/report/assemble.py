@@ -8,9 +8,11 @@ from fleet_protocol.identifiers import Digest
 from fleet_protocol.manifest import MODEL_PART, Manifest, digest_of_manifest
 from model_compiler import toolchain
 from model_compiler.inputs import Inputs
+from model_compiler.metrics.noise import decibel
 from model_compiler.report import findings
 from model_compiler.report.record import SCHEMA, Layer, Made, Origin, Record, Timing, Trial
 from model_compiler.stages import evaluate, gate
+from model_compiler.stages.compete import Outcome
 from model_compiler.stages.evaluate import Answers
 from model_compiler.targets import target
 
@@ -76,6 +78,22 @@ def tried(trial: gate.Trial, model_bytes: int, *, is_chosen: bool) -> Trial:
         model_bytes=model_bytes,
         is_chosen=is_chosen,
     )
+
+
+def layers(found: Outcome) -> list[Layer]:
+    """What the search learned about single layers: by how many dB the noise falls where one stays in float."""
+    return [
+        Layer(
+            variant=variant,
+            name=effect.layer,
+            operator=effect.layer.rpartition("_")[0],
+            effect=round(decibel(effect.factor), 3),
+            unit="dB",
+            is_excluded=effect.layer in found.excluded.get(variant, ()),
+        )
+        for variant, effects in found.effects.items()
+        for effect in effects
+    ]
 
 
 def _origin(inputs: Inputs) -> Origin:
