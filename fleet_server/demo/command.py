@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
-import threading
 from pathlib import Path
 from typing import Final
 
@@ -27,17 +27,16 @@ def demo(*, once: bool, state: Path) -> None:
     from fleet_server.demo.story import Story
 
     story = Story(_fresh(state.resolve()), click.echo)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: stop every program, then end
     try:
         story.tell()
         _invite(story.server.url, story.token_file)
         if not once:
             click.echo("   Ctrl-C ends the demo.")
-            stop.wait()
-    except KeyboardInterrupt:
-        click.echo("\n   stopping ...", err=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.pause()
     finally:
+        click.echo("   stopping ...", err=True)
         story.close()
 
 
