@@ -9,6 +9,7 @@ from typing import Final
 
 from fleet_protocol.board import Board
 from fleet_protocol.identifiers import Digest, digest_of
+from fleet_protocol.tasks import Postprocessing
 from model_compiler import boards, images, labels, recipe
 from model_compiler.errors import MalformedDataset, MalformedRecipe
 from model_compiler.images import Image, LabelledImage
@@ -29,6 +30,7 @@ class Inputs:
     recipe: Recipe
     source: Source
     classes: tuple[str, ...]
+    task: Postprocessing
     boards: tuple[Board, ...]
     calibration: tuple[Image, ...]
     evaluation: tuple[LabelledImage, ...]
@@ -54,6 +56,7 @@ def gather_text(content: str, folder: Path, notes: tuple[str, ...] = ()) -> Inpu
     profiles = [boards.load(name, folder) for name in wanted.boards]
     _refuse_twins([board for board, _ in profiles])
     classes = _classes(wanted, folder)
+    task = wanted.postprocessing.of(classes)
     table = read_labels(folder / wanted.data.labels)
     calibration, evaluation = _images(wanted, folder, table, classes)
     settings = [content.encode(), "\n".join(classes).encode(), *(text for _, text in profiles)]
@@ -61,6 +64,7 @@ def gather_text(content: str, folder: Path, notes: tuple[str, ...] = ()) -> Inpu
         recipe=wanted,
         source=load.read(folder / wanted.source),
         classes=classes,
+        task=task,
         boards=tuple(board for board, _ in profiles),
         calibration=calibration,
         evaluation=evaluation,
@@ -98,9 +102,14 @@ def read_labels(path: Path) -> str:
 
 def _classes(wanted: Recipe, folder: Path) -> tuple[str, ...]:
     if wanted.classes.names:
-        return labels.check_classes(wanted.classes.names)
+        return labels.check_classes(wanted.classes.names, _fewest(wanted))
     text = _read_text(folder / wanted.classes.file, labels.MAX_BYTES, MalformedDataset)
-    return labels.check_classes(labels.parse_classes(text))
+    return labels.check_classes(labels.parse_classes(text), _fewest(wanted))
+
+
+def _fewest(wanted: Recipe) -> int:
+    # One kind of object can be looked for, and a vector has one name; a choice needs two.
+    return 1 if wanted.postprocessing.task in {"detection", "embedding"} else 2
 
 
 def _enough(evaluation: Sequence[Image], wanted: Recipe) -> Sequence[Image]:

@@ -22,10 +22,10 @@ def parse_classes(text: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
-def check_classes(names: tuple[str, ...]) -> tuple[str, ...]:
-    """``names`` itself; raises MalformedDataset where there are fewer than two, too many, or one twice."""
-    if not 2 <= len(names) <= MAX_CLASSES:
-        raise MalformedDataset(f"a classifier has 2 to {MAX_CLASSES} classes, the recipe names {len(names)}")
+def check_classes(names: tuple[str, ...], fewest: int = 2) -> tuple[str, ...]:
+    """``names`` itself; raises MalformedDataset where there are fewer than ``fewest``, too many, or one twice."""
+    if not fewest <= len(names) <= MAX_CLASSES:
+        raise MalformedDataset(f"this task has {fewest} to {MAX_CLASSES} classes, the recipe names {len(names)}")
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) != len(names) else []
     if twice:
         raise MalformedDataset(f"class {twice[0]!r} is named twice")

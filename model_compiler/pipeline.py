@@ -14,7 +14,7 @@ from model_compiler.inputs import Inputs
 from model_compiler.progress import Report, tracked
 from model_compiler.report import assemble
 from model_compiler.report.record import Record, Timing
-from model_compiler.stages import calibrate, compete, golden, load, measure, normalise, package, parity, quantize
+from model_compiler.stages import bake, calibrate, compete, golden, load, measure, normalise, package, parity, quantize
 from model_compiler.stages.calibrate import Ranges
 from model_compiler.stages.compete import Outcome
 from model_compiler.stages.normalise import FloatModel
@@ -70,7 +70,7 @@ def _normalised(inputs: Inputs, report: Report) -> FloatModel:
     for _ in tracked(report, "normalise", [path], 1):
         source = load.load(inputs.source)
         original = parity.runnable(source)
-        model = normalise.normalise(source, wanted, len(inputs.classes), path)
+        model = normalise.normalise(source, wanted, inputs.task, path)
         pictures = images.sample(inputs.calibration, parity.IMAGES)
         parity.check_parity(original, model.content, (preprocess(images.decode(each), wanted) for each in pictures))
     return model
@@ -85,7 +85,8 @@ def _ranges(model: FloatModel, builds: list[Build], inputs: Inputs, jobs: int, r
 
 def _variant(inputs: Inputs, model: FloatModel, name: str, found: Outcome) -> Proved:
     (build, candidate), recipe = found.made[name], inputs.recipe
-    wanted = target(build.runtime).preprocessing(recipe.preprocessing)
+    evaluated = [sample.image for sample in inputs.evaluation]
+    candidate, wanted = bake.baked(build, candidate, recipe.preprocessing, recipe.baked, inputs.task, evaluated)
     frames = golden.make(build, candidate.model, inputs.evaluation, found.answers[name], wanted, recipe.golden.frames)
     timing = measure.measure(build.runtime, candidate.model, [tensors[0] for tensors, _ in frames.frames])
     measured = Measured(
@@ -97,7 +98,7 @@ def _variant(inputs: Inputs, model: FloatModel, name: str, found: Outcome) -> Pr
     )
     versions = {**toolchain.versions(target(build.runtime).PACKAGES), "method": candidate.method}
     manifest, payload = package.manifest_of(
-        inputs, build, candidate.model, package.tensors(model, frames), frames, measured, versions
+        inputs, build, candidate.model, package.tensors(model, frames), wanted, frames, measured, versions
     )
     return Proved(
         manifest, payload, Timing(p50_ms=timing.p50_ms, p95_ms=timing.p95_ms, resident_bytes=timing.resident_bytes)

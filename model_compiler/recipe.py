@@ -10,7 +10,8 @@ import msgspec
 
 from fleet_protocol import identifiers
 from fleet_protocol.errors import MalformedIdentifier
-from fleet_protocol.manifest import Precision, Preprocessing
+from fleet_protocol.manifest import Baked, Precision, Preprocessing
+from fleet_protocol.tasks import Postprocessing
 from model_compiler.errors import MalformedRecipe
 
 MAX_BYTES: Final = 1 << 20
@@ -40,10 +41,28 @@ class Classes(_Table, frozen=True):
     file: str = ""
 
 
-class Scores(_Table, frozen=True):
-    """What has still to be applied to the model's output to read it as confidence."""
+class Reading(_Table, frozen=True, omit_defaults=True):
+    """The task, and what its outputs need to be read: the keys of :mod:`fleet_protocol.tasks` without the labels."""
 
-    activation: Literal["none", "softmax", "sigmoid"] = "none"
+    task: Literal["classification", "detection", "segmentation", "anomaly", "embedding"] = "classification"
+    activation: Literal["none", "softmax", "sigmoid"] | None = None
+    decoder: Literal["fastestdet", "yolov5", "yolov8", "boxes"] | None = None
+    layout: Literal["nchw", "nhwc"] | None = None
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
+    max_boxes: int | None = None
+    threshold: float | None = None
+    is_normalised: bool | None = None
+
+    def of(self, labels: tuple[str, ...]) -> Postprocessing:
+        """The task with its ``labels``; raises MalformedRecipe where a key is missing or belongs to another task."""
+        usual = {"activation": "none"} if self.task == "classification" else {}
+        given = {"task": self.task, **usual, **msgspec.to_builtins(self), "labels": labels}
+        try:
+            task: Postprocessing = msgspec.convert(given, Postprocessing, strict=True)
+        except msgspec.ValidationError as error:
+            raise MalformedRecipe(f"postprocessing of a {self.task}: {error}") from error
+        return task
 
 
 class Gate(_Table, frozen=True):
@@ -79,7 +98,8 @@ class Recipe(_Table, frozen=True):
     classes: Classes
     preprocessing: Preprocessing
     gate: Gate
-    postprocessing: Scores = Scores()
+    postprocessing: Reading = Reading()
+    baked: Baked | None = None
     golden: GoldenFrames = GoldenFrames()
 
 
@@ -98,6 +118,7 @@ def parse(text: str) -> Recipe:
     _check_lists(recipe)
     _check_numbers(recipe)
     _check_preprocessing(recipe.preprocessing)
+    _check_baked(recipe)
     return recipe
 
 
@@ -145,3 +166,11 @@ def _check_preprocessing(wanted: Preprocessing) -> None:
         raise MalformedRecipe(f"preprocessing.width and .height are 1 to {MAX_SIDE}")
     if len(wanted.mean) != channels or len(wanted.std) != channels or 0 in wanted.std:
         raise MalformedRecipe(f"preprocessing.mean and .std have {channels} values for {wanted.color}, no std is zero")
+
+
+def _check_baked(recipe: Recipe) -> None:
+    size = recipe.baked
+    if recipe.preprocessing.baked is not None:
+        raise MalformedRecipe("the size of the frame that a model takes in stands in [baked], not in [preprocessing]")
+    if size is not None and not (0 < size.width <= MAX_SIDE and 0 < size.height <= MAX_SIDE):
+        raise MalformedRecipe(f"baked.width and .height are 1 to {MAX_SIDE}")

@@ -1,4 +1,4 @@
-"""Stage 2: from any ONNX classifier to the one form that every target starts from.
+"""Stage 2: from any ONNX model of images to the one form that every target starts from.
 
 One float32 input of static shape, opset 17 to 20, IR 9, batch normalisation folded, every node named.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fleet_protocol.manifest import Preprocessing, TensorSpec
+from fleet_protocol.tasks import Postprocessing, objection
 from model_compiler.errors import UnsupportedModel
 from model_compiler.onnx_session import OnnxSession
 
@@ -32,7 +33,7 @@ class FloatModel:
     outputs: tuple[TensorSpec, ...]
 
 
-def normalise(model: ModelProto, wanted: Preprocessing, classes: int, path: Path) -> FloatModel:
+def normalise(model: ModelProto, wanted: Preprocessing, task: Postprocessing, path: Path) -> FloatModel:
     """Bring ``model`` into the common form; raises UnsupportedModel with what ``path`` or the recipe should change."""
     import numpy as np
     import onnx
@@ -46,7 +47,7 @@ def normalise(model: ModelProto, wanted: Preprocessing, classes: int, path: Path
     session = OnnxSession(content)
     inputs = session.input_specs()
     outputs = session.output_specs([np.zeros(inputs[0].shape, np.float32)])
-    _check_outputs(outputs, classes, path)
+    _check_outputs(outputs, task, path)
     return FloatModel(content, inputs[0], outputs)
 
 
@@ -56,7 +57,7 @@ def _fix_input(model: ModelProto, wanted: Preprocessing, path: Path) -> None:
     inputs = [each for each in model.graph.input if each.name not in weights]
     if len(inputs) != 1:
         names = ", ".join(repr(each.name) for each in inputs) or "none"
-        raise UnsupportedModel(f"{path} takes {len(inputs)} inputs ({names}); a classifier of images takes exactly one")
+        raise UnsupportedModel(f"{path} takes {len(inputs)} inputs ({names}); a model for images takes exactly one")
     channels = 1 if wanted.color == "gray" else 3
     planar = (1, channels, wanted.height, wanted.width)
     interleaved = (1, wanted.height, wanted.width, channels)
@@ -117,10 +118,11 @@ def _strip(model: ModelProto) -> None:
         node.doc_string = ""
 
 
-def _check_outputs(outputs: tuple[TensorSpec, ...], classes: int, path: Path) -> None:
-    first = outputs[0]
-    if first.dtype != "float32" or first.shape != (1, classes):
+def _check_outputs(outputs: tuple[TensorSpec, ...], task: Postprocessing, path: Path) -> None:
+    strange = next((each for each in outputs if each.dtype != "float32"), None)
+    if strange:
         raise UnsupportedModel(
-            f"{path}: output {first.name!r} is {first.dtype} {list(first.shape)}, for {classes} classes it should be "
-            f"float32 [1, {classes}]; name as many classes as the model has"
+            f"{path}: output {strange.name!r} is {strange.dtype} {list(strange.shape)}; export the model with float32 outputs"
         )
+    if reason := objection(task, tuple(each.shape for each in outputs)):
+        raise UnsupportedModel(f"{path}: {reason}; name as many classes as the model has, and the task that it was made for")

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fleet_protocol import manifest as manifests
-from fleet_protocol.manifest import Manifest, Measured, Provenance, TensorSpec
-from fleet_protocol.tasks import Classification
+from fleet_protocol.manifest import Manifest, Measured, Preprocessing, Provenance, TensorSpec
 from model_compiler.inputs import Inputs
 from model_compiler.stages.golden import GoldenSet
 from model_compiler.stages.normalise import FloatModel
@@ -36,11 +35,14 @@ def manifest_of(
     build: Build,
     model: bytes,
     tensors: tuple[TensorSpec, tuple[TensorSpec, ...]],
+    wanted: Preprocessing,
     golden: GoldenSet,
     measured: Measured,
     toolchain: Mapping[str, str],
 ) -> tuple[Manifest, bytes]:
-    """The variant's manifest and payload; ``tensors``: input and outputs. Raises MalformedManifest or InputTooLarge."""
+    """The variant's manifest and payload; ``tensors``: input and outputs; ``wanted``: what the device does.
+    Raises MalformedManifest or InputTooLarge.
+    """
     recipe = inputs.recipe
     runtime = target(build.runtime)
     payload, content = manifests.payload_of([*runtime.parts(model), (manifests.GOLDEN_PART, golden.part)])
@@ -56,8 +58,8 @@ def manifest_of(
         payload=payload,
         inputs=(tensors[0],),
         outputs=tensors[1],
-        preprocessing=runtime.preprocessing(recipe.preprocessing),
-        postprocessing=Classification(labels=inputs.classes, activation=recipe.postprocessing.activation),
+        preprocessing=wanted,
+        postprocessing=inputs.task,
         golden=golden.golden,
         measured=measured,
         provenance=Provenance(

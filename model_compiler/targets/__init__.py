@@ -78,6 +78,10 @@ class Target(Protocol):
         """What a device has to do for this runtime's files where the normalised model's input is made by ``wanted``."""
         ...
 
+    def joined(self, steps: bytes, model: bytes) -> bytes | None:
+        """A candidate with the ONNX graph ``steps`` in front of its input; None where its files cannot be joined so."""
+        ...
+
     def parts(self, model: bytes) -> list[tuple[str, bytes]]:
         """A candidate's file as the named parts of a payload, in order (SPEC 3.2)."""
         ...

@@ -75,6 +75,11 @@ def preprocessing(wanted: Preprocessing) -> Preprocessing:
     return msgspec.structs.replace(wanted, layout="nhwc")
 
 
+def joined(steps: bytes, model: bytes) -> None:
+    """None: what is ONNX cannot be put in front of what is quantized already."""
+    del steps, model
+
+
 def parts(model: bytes) -> list[tuple[str, bytes]]:
     """One file."""
     return [(MODEL_PART, model)]

@@ -71,6 +71,11 @@ def preprocessing(wanted: Preprocessing) -> Preprocessing:
     return wanted
 
 
+def joined(steps: bytes, model: bytes) -> bytes:
+    """Both as one IR."""
+    return alone(_joined_here, steps, model)
+
+
 def parts(model: bytes) -> list[tuple[str, bytes]]:
     """XML and weights, one after the other as they lie in ``model``."""
     xml, weights = split(model)
@@ -133,7 +138,7 @@ def _converted(model: bytes, *, is_halved: bool) -> bytes:
     import openvino
 
     try:
-        return _joined(openvino.Core().read_model(model=model), is_halved=is_halved)
+        return _saved(openvino.Core().read_model(model=model), is_halved=is_halved)
     except RuntimeError as error:
         raise refusal("OpenVINO", model, str(error)) from error
 
@@ -148,10 +153,23 @@ def _quantized(model: bytes, preset: str, samples: CalibrationSet) -> bytes:
         preset=nncf.QuantizationPreset(preset),
         subset_size=len(samples.pictures),
     )
-    return _joined(quantized, is_halved=False)
+    return _saved(quantized, is_halved=False)
 
 
-def _joined(model: Any, *, is_halved: bool) -> bytes:
+def _joined_here(steps: bytes, model: bytes) -> bytes:
+    import openvino
+
+    core = openvino.Core()
+    xml, weights = split(model)
+    first, second = core.read_model(model=steps), core.read_model(model=xml, weights=weights)
+    source = first.get_results()[0].input_value(0)
+    for consumer in second.get_parameters()[0].output(0).get_target_inputs():
+        consumer.replace_source_output(source)
+    # Whole as it was: what is halved stays so.
+    return _saved(openvino.Model(second.get_results(), first.get_parameters(), "baked"), is_halved=False)
+
+
+def _saved(model: Any, *, is_halved: bool) -> bytes:
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:

@@ -51,6 +51,23 @@ def preprocessing(wanted: Preprocessing) -> Preprocessing:
     return wanted
 
 
+def joined(steps: bytes, model: bytes) -> bytes:
+    """The ONNX ``model`` with the graph ``steps`` in front of its only input."""
+    import onnx
+
+    first, joined = onnx.load_from_string(steps), onnx.load_from_string(model)
+    (taken,) = joined.graph.input
+    for node in joined.graph.node:
+        node.input[:] = [first.graph.output[0].name if name == taken.name else name for name in node.input]
+    nodes = list(joined.graph.node)
+    del joined.graph.node[:]
+    joined.graph.node.extend([*first.graph.node, *nodes])
+    joined.graph.initializer.extend(first.graph.initializer)
+    taken.CopyFrom(first.graph.input[0])
+    content: bytes = joined.SerializeToString(deterministic=True)
+    return content
+
+
 def parts(model: bytes) -> list[tuple[str, bytes]]:
     """One file."""
     return [(MODEL_PART, model)]

@@ -13,12 +13,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fleet_protocol.imaging import preprocess
 from fleet_protocol.manifest import Preprocessing
+from fleet_protocol.tasks import Classification
 from tests.compiler import pictures
 
 PREPROCESSING = Preprocessing(
     width=32, height=32, color="rgb", layout="nchw", resize="stretch", interpolation="area",
     scale=1 / 255, mean=(0.4, 0.4, 0.4), std=(0.25, 0.25, 0.25),
 )  # fmt: skip
+TASK = Classification(labels=pictures.SHAPES, activation="none")
 CHANNELS = 16
 FEATURES = CHANNELS * 8 * 8
 

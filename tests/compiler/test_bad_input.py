@@ -80,7 +80,7 @@ def test_more_classes_than_the_model_has(shapes: Workshop, capsys: Capture) -> N
     shapes.replace('"square"]', '"square", "circle"]')
     code, name, sentence = shapes.refuse(capsys)
     assert (code, name) == (1, "unsupported-model")
-    assert "for 4 classes" in sentence
+    assert "4 labels need as many scores" in sentence
 
 
 def test_an_operator_that_no_runtime_knows(shapes: Workshop, capsys: Capture) -> None:

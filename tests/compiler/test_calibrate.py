@@ -22,7 +22,7 @@ from tests.compiler.workshop import Workshop
 @pytest.fixture(scope="module")
 def model(pristine: Workshop) -> FloatModel:
     path = pristine.path / "model.onnx"
-    return normalise.normalise(onnx.load(path), networks.PREPROCESSING, 3, path)
+    return normalise.normalise(onnx.load(path), networks.PREPROCESSING, networks.TASK, path)
 
 
 def ranges(pristine: Workshop, model: FloatModel, jobs: int) -> Ranges:

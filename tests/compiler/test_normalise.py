@@ -31,7 +31,7 @@ def copy_of(network: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def normal(network: onnx.ModelProto) -> FloatModel:
-    return normalise(copy_of(network), networks.PREPROCESSING, 3, Path("model.onnx"))
+    return normalise(copy_of(network), networks.PREPROCESSING, networks.TASK, Path("model.onnx"))
 
 
 def test_the_common_form_is_static_modern_folded_and_named(network: onnx.ModelProto) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fleet_protocol.tasks import Classification
 from model_compiler.errors import MalformedRecipe
 from model_compiler.recipe import parse
 from tests.compiler.conftest import SHAPES_PREPROCESSING
@@ -15,7 +16,7 @@ TEXT = RECIPE.format(model="shapes", classes='"up", "down"', preprocessing=SHAPE
 def test_a_recipe_is_read_with_its_defaults() -> None:
     recipe = parse(TEXT)
     assert recipe.variants == ("fp32", "int8")
-    assert recipe.postprocessing.activation == "none"
+    assert recipe.postprocessing.of(("up", "down")) == Classification(labels=("up", "down"), activation="none")
     assert parse(TEXT.replace("[golden]\nframes = 8\n", "")).golden.frames == 8
     assert parse(TEXT.replace("min_accuracy = 0.9\n", "")).gate.min_accuracy == 0.0
 

@@ -41,7 +41,7 @@ class Material:
 def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     folder = tmp_path_factory.mktemp("targets") / "images"
     pictures.save_all(pictures.shape, range(1000, 1024), folder)
-    model = normalise(networks.fitted_shapes(), networks.PREPROCESSING, len(pictures.SHAPES), folder)
+    model = normalise(networks.fitted_shapes(), networks.PREPROCESSING, networks.TASK, folder)
     samples = CalibrationSet(images.list_images(folder), networks.PREPROCESSING)
     ranges = calibrate.calibrate(
         model, quantize.activations(model), samples.pictures, networks.PREPROCESSING, 1, lambda _: None

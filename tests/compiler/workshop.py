@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model_compiler import cli
+from model_compiler import boards, cli
 
 RECIPE = """\
 model = "{model}"
@@ -64,6 +64,12 @@ class Workshop:
         text = self.recipe.read_text()
         assert old in text
         self.recipe.write_text(text.replace(old, new))
+
+    def write_board(self, name: str, runtime: str, precisions: str = '"int8", "fp16", "fp32"') -> None:
+        """A board file beside the recipe: the generic one with another runtime."""
+        _, content = boards.load("generic-x86_64", Path())
+        text = content.decode().replace("generic-x86_64", name).replace('"onnxruntime"', f'"{runtime}"')
+        (self.path / f"{name}.toml").write_text(text.replace('"int8", "fp32"', precisions).replace('"1.17"', '"1.0"'))
 
     def write_labels(self, labels: dict[str, str]) -> None:
         with (self.path / "labels.csv").open("w", newline="") as stream:
