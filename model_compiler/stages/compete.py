@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from fleet_protocol.identifiers import digest_of
-from fleet_protocol.tasks import Classification
 from model_compiler import metrics
 from model_compiler.inputs import Inputs
 from model_compiler.metrics import Metric
@@ -76,8 +75,7 @@ class _Ring:
 
     def __init__(self, model: FloatModel, inputs: Inputs, jobs: int, report: Report) -> None:
         recipe = inputs.recipe
-        task = Classification(labels=inputs.classes, activation=recipe.postprocessing.activation)
-        self.metric: Metric = metrics.metric_of(task, recipe.preprocessing, recipe.gate.metric)
+        self.metric: Metric = metrics.metric_of(inputs.task, recipe.preprocessing, recipe.gate.metric)
         self.samples = CalibrationSet(inputs.calibration, recipe.preprocessing)
         self._model, self._inputs, self._jobs, self._report = model, inputs, jobs, report
         self._made: dict[str, tuple[Build, Candidate]] = {}
