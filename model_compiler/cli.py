@@ -14,9 +14,11 @@ from fleet_protocol import errors
 from fleet_protocol.errors import FleetError
 
 _COMMANDS: Final[dict[str, str]] = {
-    "compile": "Compile a recipe into a model package.",
+    "compile": "Compile recipes or models into model packages.",
     "inspect": "Show what a model package promises.",
     "report": "Write how a package came about: page, record, bill of materials.",
+    "diff": "Say what changed between two packages.",
+    "bench": "Time a package's variants on this machine.",
     "eval": "Measure a packaged variant on labelled images.",
 }
 

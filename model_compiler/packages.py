@@ -10,7 +10,7 @@ from fleet_protocol import golden, package
 from fleet_protocol.errors import MalformedPackage, NotFound
 from fleet_protocol.golden import Frame
 from fleet_protocol.identifiers import Digest
-from fleet_protocol.manifest import GOLDEN_PART, MODEL_PART, Manifest
+from fleet_protocol.manifest import GOLDEN_PART, Manifest
 from fleet_protocol.package import ModelPackage
 from model_compiler import cache
 from model_compiler.cache import PackageCache
@@ -34,8 +34,9 @@ class PackageFile:
         return known[wanted]
 
     def model(self, manifest: Manifest) -> bytes:
-        """The runtime's file of a variant."""
-        return self._part(manifest, MODEL_PART)
+        """The runtime's file of a variant; where it is several, one after the other as its target takes them."""
+        names = [part.name for part in manifest.payload.parts if part.name != GOLDEN_PART]
+        return b"".join(self._part(manifest, name) for name in names)
 
     def frames(self, manifest: Manifest) -> list[Frame]:
         """The golden frames of a variant."""

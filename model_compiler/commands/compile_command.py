@@ -69,13 +69,10 @@ def command(
     The same inputs are compiled once: afterwards the package comes from the cache.
 
     \b
-    Examples:
-      model-compiler compile recipe.toml --out packages/
+    Example:
+      model-compiler compile recipe.toml --out packages/ --report
       model-compiler compile model.onnx --board raspberry-pi-5 \
           --calibration pictures/ --labels labels.csv --max-drop 1%
-    \b
-    Example:
-      model-compiler compile recipes/*.toml --out packages/ --report
     """
     wanted: list[Path | Wish] = [each if each.suffix == ".toml" else _wish(each, words) for each in sources]
     if save_recipe:

@@ -268,7 +268,7 @@ def test_the_command_line_starts_without_heavy_imports() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["compile"], ["inspect"], ["eval"]])
+@pytest.mark.parametrize("arguments", [[], ["compile"], ["inspect"], ["report"], ["diff"], ["bench"], ["eval"]])
 def test_help_shows_an_example(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*arguments, "--help"]) == 0
     assert "Example:" in capsys.readouterr().out
