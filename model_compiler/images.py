@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from fleet_protocol.detect import Boxes
 from fleet_protocol.identifiers import Digest
 from model_compiler.errors import MalformedDataset
 
@@ -22,6 +23,9 @@ MAX_FILE_BYTES: Final = 64 << 20
 MAX_PIXELS: Final = 1 << 27
 
 
+UNLABELLED: Final = -1
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """One image file; ``name`` is its path below the directory it was listed from, with slashes."""
@@ -32,10 +36,11 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """An image and the index of its true class."""
+    """An image and the index of its true class, ``UNLABELLED`` where it has none; ``boxes``: what a detector should find."""
 
     image: Image
     label: int
+    boxes: Boxes | None = None
 
 
 def list_images(directory: Path) -> tuple[Image, ...]:

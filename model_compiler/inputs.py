@@ -10,9 +10,9 @@ from typing import Final
 from fleet_protocol.board import Board
 from fleet_protocol.identifiers import Digest, digest_of
 from fleet_protocol.tasks import Postprocessing
-from model_compiler import boards, images, labels, recipe
+from model_compiler import boards, coco, images, labels, recipe
 from model_compiler.errors import MalformedDataset, MalformedRecipe
-from model_compiler.images import Image, LabelledImage
+from model_compiler.images import UNLABELLED, Image, LabelledImage
 from model_compiler.recipe import Recipe
 from model_compiler.stages import load
 from model_compiler.stages.load import Source
@@ -57,7 +57,7 @@ def gather_text(content: str, folder: Path, notes: tuple[str, ...] = ()) -> Inpu
     _refuse_twins([board for board, _ in profiles])
     classes = _classes(wanted, folder)
     task = wanted.postprocessing.of(classes)
-    table = read_labels(folder / wanted.data.labels)
+    table = read_labels(folder / wanted.data.labels) if wanted.data.labels else ""
     calibration, evaluation = _images(wanted, folder, table, classes)
     settings = [content.encode(), "\n".join(classes).encode(), *(text for _, text in profiles)]
     return Inputs(
@@ -89,10 +89,24 @@ def _images(
     calibration = images.list_images(folder / wanted.data.calibration)
     if wanted.data.evaluation:
         evaluation = images.list_images(folder / wanted.data.evaluation)
-        return calibration, labels.match(table, _enough(evaluation, wanted), classes)
-    seen, unseen = split(labels.match(table, calibration, classes))
+        return calibration, _labelled(wanted, table, _enough(evaluation, wanted), classes)
+    seen, unseen = split(_labelled(wanted, table, calibration, classes))
     _enough([each.image for each in unseen], wanted)
     return tuple(each.image for each in seen), unseen
+
+
+def _labelled(
+    wanted: Recipe, table: str, found: Sequence[Image], classes: tuple[str, ...]
+) -> tuple[LabelledImage, ...]:
+    if not wanted.data.labels:
+        return tuple(LabelledImage(each, UNLABELLED) for each in found)
+    if wanted.data.labels.endswith(".json"):
+        return coco.match(table, found, classes, wanted.preprocessing)
+    if wanted.postprocessing.task not in {"classification", "anomaly"}:
+        raise MalformedRecipe(
+            f"labels of a {wanted.postprocessing.task} are no CSV file of classes; leave data.labels out"
+        )
+    return labels.match(table, found, classes)
 
 
 def read_labels(path: Path) -> str:

@@ -59,8 +59,7 @@ def compile_inputs(inputs: Inputs, jobs: int, report: Report) -> Compiled:
         assemble.tried(trial, len(found.made[name][1].model), is_chosen=name in found.chosen)
         for name, trial in found.trials.items()
     ]
-    layers = assemble.layers(found)
-    record = assemble.record(inputs, digest_of(content), made, tried, found.baseline, finished, layers)
+    record = assemble.record(inputs, digest_of(content), made, tried, found, finished)
     return Compiled(content, record)
 
 

@@ -24,13 +24,14 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Data(_Table, frozen=True):
-    """Paths relative to the recipe: two directories of images and a CSV file ``file,label`` for the second.
+    """Paths relative to the recipe: two directories of images and what is true of the second.
 
+    ``labels`` is a CSV file ``file,label``, for a detector a COCO file .json; without it fp32's answers stand for the truth.
     Without ``evaluation`` the labels are those of ``calibration``, which is split: every fifth image calibrates.
     """
 
     calibration: str
-    labels: str
+    labels: str = ""
     evaluation: str = ""
 
 
@@ -69,12 +70,14 @@ class Gate(_Table, frozen=True):
     """Refuse a variant whose accuracy falls by more than ``max_drop`` below fp32, or below ``min_accuracy`` (both 0..1).
 
     ``confidence``: how sure the paired test must be that no more is lost; 0.5 takes the drop on the images as it is, 0.95
-    asks for enough images to prove it. ``metric``: by default the task's own, else a name or ``package.module:attribute``.
+    asks for enough images to prove it. ``aim``: the drop at which the search is content, where it is below ``max_drop``;
+    it stops as soon as the images prove that no more is lost. ``metric``: by default the task's own, else a name or ``package.module:attribute``.
     """
 
     max_drop: float
     min_accuracy: float = 0.0
     confidence: float = 0.5
+    aim: float = 0.02
     metric: str = ""
 
 
@@ -154,6 +157,8 @@ def _check_lists(recipe: Recipe) -> None:
 def _check_numbers(recipe: Recipe) -> None:
     if not (0 <= recipe.gate.max_drop <= 1 and 0 <= recipe.gate.min_accuracy <= 1):
         raise MalformedRecipe("gate.max_drop and gate.min_accuracy are shares between 0 and 1")
+    if not 0 <= recipe.gate.aim <= 1:
+        raise MalformedRecipe(f"gate.aim is a share between 0 and 1, got {recipe.gate.aim}")
     if not 0.5 <= recipe.gate.confidence < 1:
         raise MalformedRecipe(f"gate.confidence is at least 0.5 and below 1, got {recipe.gate.confidence}")
     if not 0 < recipe.golden.frames <= MAX_FRAMES:

@@ -11,7 +11,7 @@ from model_compiler.inputs import Inputs
 from model_compiler.metrics.noise import decibel
 from model_compiler.report import findings
 from model_compiler.report.record import SCHEMA, Layer, Made, Origin, Record, Timing, Trial
-from model_compiler.stages import evaluate, gate
+from model_compiler.stages import gate
 from model_compiler.stages.compete import Outcome
 from model_compiler.stages.evaluate import Answers
 from model_compiler.targets import target
@@ -22,11 +22,11 @@ def record(
     package: Digest,
     variants: Sequence[Made],
     trials: Sequence[Trial],
-    baseline: Answers,
+    found: Outcome,
     answers: Mapping[str, Answers],
-    layers: Sequence[Layer] = (),
 ) -> Record:
     """The record of the compilation that made ``package``; ``answers``: those of the packaged variants, by name."""
+    baseline = found.baseline
     kept, seen = findings.flips(inputs.evaluation, baseline, answers)
     labels = [sample.label for sample in inputs.evaluation]
     return Record(
@@ -35,13 +35,13 @@ def record(
         model=inputs.recipe.model,
         version=inputs.recipe.version,
         labels=inputs.classes,
-        metric=evaluate.METRIC,
-        baseline=round(baseline.accuracy(labels), 6),
+        metric=found.metric,
+        baseline=round(found.baseline_score, 6),
         samples=len(labels),
         max_drop=inputs.recipe.gate.max_drop,
         variants=tuple(variants),
         trials=tuple(trials),
-        layers=tuple(layers),
+        layers=tuple(_layers(found)),
         flips=tuple(kept),
         flips_seen=seen,
         changes=findings.changes(labels, baseline, answers),
@@ -80,7 +80,7 @@ def tried(trial: gate.Trial, model_bytes: int, *, is_chosen: bool) -> Trial:
     )
 
 
-def layers(found: Outcome) -> list[Layer]:
+def _layers(found: Outcome) -> list[Layer]:
     """What the search learned about single layers: by how many dB the noise falls where one stays in float."""
     return [
         Layer(

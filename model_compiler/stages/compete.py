@@ -82,7 +82,7 @@ class _Ring:
         self._shares: dict[str, float] = {}
         self._answers: dict[str, Answers] = {}
         self._found: dict[str, Found] = {}
-        self._truths: list[Any] = [sample.label for sample in inputs.evaluation]
+        self._truths: list[Any] = []
 
     def enter(self, build: Build, candidates: list[Candidate]) -> None:
         for candidate in candidates:
@@ -100,6 +100,7 @@ class _Ring:
         }
         found = self._evaluated(sessions)
         self._answers = {name: found[same[name]] for name in contenders}
+        self._truths = evaluate.truths(self.metric, self._answers[_BASELINE], self._inputs.evaluation)
 
     def search(self, build: Build, bench: Bench) -> None:
         """Add what the search finds for ``build``, where its runtime takes quantized graphs and none yet suffices."""

@@ -10,7 +10,7 @@ from fleet_protocol.imaging import preprocess
 from fleet_protocol.manifest import Preprocessing
 from model_compiler import images, progress
 from model_compiler.errors import MalformedModel
-from model_compiler.images import LabelledImage
+from model_compiler.images import UNLABELLED, LabelledImage
 from model_compiler.metrics import Metric, paired
 from model_compiler.metrics.paired import Comparison
 from model_compiler.parallel import in_order
@@ -87,9 +87,16 @@ class Verdict:
     collapsed: tuple[str, ...]
 
 
-def truths(metric: Metric, baseline: Answers, samples: Sequence[LabelledImage], *, labelled: bool) -> list[Any]:
-    """What is true of every image: its label, or without labels what fp32 answers."""
-    return [sample.label for sample in samples] if labelled else [metric.truth_of(each) for each in baseline.read]
+def truths(metric: Metric, baseline: Answers, samples: Sequence[LabelledImage]) -> list[Any]:
+    """What is true of every image: its boxes or its label, where it has neither what fp32 answers."""
+    return [
+        sample.boxes
+        if sample.boxes is not None
+        else sample.label
+        if sample.label != UNLABELLED
+        else metric.truth_of(seen)
+        for sample, seen in zip(samples, baseline.read, strict=True)
+    ]
 
 
 def verdict(metric: Metric, truth: Sequence[Any], baseline: Answers, answers: Answers) -> Verdict:

@@ -31,15 +31,16 @@ class Trial:
     collapsed: tuple[str, ...] = ()
 
     def meets(self, gate: Gate) -> bool:
-        """Whether a search may stop here: the images prove with 95 % confidence that it stays within the gate.
+        """Whether a search may stop here: the images prove with 95 % confidence that it loses no more than is aimed at.
 
         Where they are too few to prove anything, half of the allowance must suffice as it is seen.
         """
         if self.comparison is None or self.collapsed or self.accuracy < gate.min_accuracy:
             return False
-        if self.comparison.can_prove(gate.max_drop):
-            return self.comparison.proves(gate.max_drop)
-        return self.comparison.drop <= gate.max_drop / 2
+        aim = min(gate.aim, gate.max_drop)
+        if self.comparison.can_prove(aim):
+            return self.comparison.proves(aim)
+        return self.comparison.drop <= aim / 2
 
 
 def choose(trials: Sequence[Trial], gate: Gate) -> Trial:

@@ -82,7 +82,8 @@ def pools(answers: Answers, labels: Sequence[int], size: int) -> tuple[list[int]
     import numpy as np
 
     near = np.argsort(answers.margin, kind="stable")
-    truth = np.asarray(labels)
+    # Without a label an answer is right by itself: then all that is clear is typical.
+    truth = np.where(np.asarray(labels) == images.UNLABELLED, answers.top1, np.asarray(labels))
     clear = np.flatnonzero((answers.top1 == truth) & (answers.margin >= np.median(answers.margin)))
     turn = {int(index): int((truth[clear[:place]] == truth[index]).sum()) for place, index in enumerate(clear)}
     typical = sorted(turn, key=lambda index: (turn[index], index))
