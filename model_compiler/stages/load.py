@@ -1,4 +1,4 @@
-"""Stage 1: from a file to an intact ONNX model, whole in memory."""
+"""Stage 1: from a file to an intact ONNX model, whole in memory. Other formats are brought into ONNX here."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fleet_protocol.identifiers import Digest
 from fleet_protocol.manifest import MAX_PAYLOAD_BYTES
 from model_compiler.errors import MalformedModel
+from model_compiler.sources import Kind, kind_of, weights_beside
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -26,26 +27,32 @@ class Source:
     content: bytes
     weights: tuple[Path, ...]
     digest: Digest
+    kind: Kind = "onnx"
 
 
 def read(path: Path) -> Source:
     """Read the model file and find its weight files; raises MalformedModel, with the cure."""
     content = _read_bounded(path)
     # Parsing costs half a second, needed here only where weights lie outside: such a model has the key "location".
-    weights = tuple(_weight_files(_parse(path, content), path)) if _EXTERNAL_MARK in content else ()
+    kind = kind_of(content)
+    if kind == "onnx":
+        weights = tuple(_weight_files(_parse(path, content), path)) if _EXTERNAL_MARK in content else ()
+    else:
+        beside = weights_beside(path, kind)
+        weights = (beside,) if beside else ()
     total = hashlib.sha256(content)
     for each in weights:
         total.update(hashlib.sha256(_read_bounded(each)).digest())
-    return Source(path, content, weights, Digest(total.hexdigest()))
+    return Source(path, content, weights, Digest(total.hexdigest()), kind)
 
 
 def load(source: Source) -> ModelProto:
     """The model with all weights inside; raises MalformedModel where it is cut, not ONNX, inconsistent or holds NaN."""
     import onnx
 
-    model = _parse(source.path, source.content)
+    model = _in_onnx(source)
     try:
-        if source.weights:
+        if source.weights and source.kind == "onnx":
             onnx.load_external_data_for_model(model, str(source.path.parent))
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
@@ -54,6 +61,15 @@ def load(source: Source) -> ModelProto:
     _refuse_outside(model, source.path)
     _refuse_nan(model, source.path)
     return model
+
+
+def _in_onnx(source: Source) -> ModelProto:
+    if source.kind == "onnx":
+        return _parse(source.path, source.content)
+    from model_compiler.sources.imported import to_onnx
+
+    weights = b"".join(_read_bounded(each) for each in source.weights)
+    return to_onnx(source.path, source.kind, source.content, weights)
 
 
 def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
