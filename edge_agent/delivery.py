@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from fleet_protocol.errors import ChunkTampered, FleetError
+from fleet_protocol.errors import ChunkTampered, DownloadStalled, FleetError
 from fleet_protocol.identifiers import Digest
 from fleet_protocol.messages import MissingChunks
 
@@ -19,18 +19,24 @@ FAST_S: Final = 0.5
 """A chunk that came sooner than this after it was asked for lets the window grow by one."""
 SLOW_S: Final = 2.0
 """A chunk that took longer shrinks it: what is asked for ahead is what a command has to wait behind."""
+LEAST_CHUNKS: Final = 8
+"""Chunks that have to come in each ``Limits.patience_s``: 256 KiB, 300 bytes a second, below every link that is of use."""
 MAX_REFUSED: Final = 16
 """Chunks that do not authenticate before the download is given up (SPEC 7.4)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``window`` chunks at first, between ``smallest`` and ``largest`` later; ``stall_s`` without any is a stall."""
+    """``window`` chunks at first, between ``smallest`` and ``largest`` later; ``stall_s`` without any is a stall.
+
+    ``patience_s``: seconds of a standing link in which LEAST_CHUNKS have to come (SPEC 7.5.1).
+    """
 
     window: int = 4
     largest: int = 32
     smallest: int = 1
     stall_s: float = 30.0
+    patience_s: float = 900.0
 
 
 class Window:
@@ -45,6 +51,8 @@ class Window:
         self._waiting = deque(sorted(missing))
         self._heard_s: float | None = None
         self._refused = 0
+        self._judged_s: float | None = None
+        self._came = 0
 
     @property
     def is_complete(self) -> bool:
@@ -63,11 +71,14 @@ class Window:
                 wanted.append(index)
         if wanted and self._heard_s is None:
             self._heard_s = now_s
+        if wanted and self._judged_s is None:
+            self._judged_s, self._came = now_s, 0
         return wanted
 
     def arrived(self, index: int, now_s: float) -> None:
         """A chunk is on disk, verified. One that nobody asked for changes nothing else."""
         self.missing.discard(index)
+        self._came += 1
         asked_s = self.asked.pop(index, None)
         self._heard_s = now_s
         if asked_s is None:
@@ -88,7 +99,22 @@ class Window:
     def link_lost(self) -> None:
         """Subscriptions ended with the connection: nothing is asked for any more, nothing is a stall."""
         self._take_back()
-        self._heard_s = None
+        self._heard_s = self._judged_s = None
+
+    def too_slow(self, now_s: float) -> FleetError | None:
+        """Why the download is to be given up: a link that stands and brings next to nothing (SPEC 7.5.1).
+
+        One chunk now and then is no stall, and would keep a device on its way to a fix for as long as an attacker likes.
+        Times without a link do not count; the limit of DOWNLOADING holds for those.
+        """
+        if self._judged_s is None or now_s - self._judged_s < self._limits.patience_s:
+            return None
+        came, self._judged_s, self._came = self._came, now_s, 0
+        if came >= LEAST_CHUNKS:
+            return None
+        return DownloadStalled(
+            f"{came} chunks came in {self._limits.patience_s:.0f} s, {LEAST_CHUNKS} are the least; see to the device's link"
+        )
 
     def is_stalled(self, now_s: float) -> bool:
         """Whether chunks were asked for and none came for ``stall_s``."""

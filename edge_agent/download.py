@@ -7,7 +7,7 @@ from edge_agent.delivery import Limits, Window, missing_report
 from edge_agent.ports import SealedModel, Transport
 from fleet_protocol import topics
 from fleet_protocol.envelope import HEADER_BYTES, ChunkReader
-from fleet_protocol.errors import ChunkTampered
+from fleet_protocol.errors import ChunkTampered, FleetError
 from fleet_protocol.identifiers import Digest
 from fleet_protocol.messages import MissingChunks
 
@@ -74,6 +74,10 @@ class Download:
         transport.unsubscribe([topics.chunk_topic(self.blob, index) for index in lost])
         self._partial.sync()
         return missing_report(self.blob, self._blob_bytes, self.total, self._window.missing)
+
+    def too_slow(self, now_s: float) -> FleetError | None:
+        """Why it is given up, where chunks come too slowly to ever be a download (SPEC 7.5.1)."""
+        return self._window.too_slow(now_s)
 
     def link_lost(self) -> None:
         """The connection ended and every subscription with it; what came so far is made durable."""

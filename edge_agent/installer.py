@@ -121,6 +121,11 @@ class Installer:
             download.ask(self._transport, self._monotonic())
         return [report for report in missing if report is not None]
 
+    def slow_downloads(self) -> list[tuple[int, Event]]:
+        """The downloads that come too slowly, and how each ends for it."""
+        judged = [(number, each.too_slow(self._monotonic())) for number, each in self._downloads.items()]
+        return [(number, failure(error)) for number, error in judged if error is not None]
+
     def link_lost(self) -> None:
         """The connection ended and every subscription with it."""
         for download in self._downloads.values():

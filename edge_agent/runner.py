@@ -306,6 +306,7 @@ class Runner:
             if head is not None:
                 self._due.append((head.number, self._timed(head)))
         self._tell_missing(self._installer.check_downloads())
+        self._due.extend(self._installer.slow_downloads())
         self._note_served()
         if self._waits_for and now_s - self._asked_s >= _ASK_AGAIN_S:
             self._admit_or_refuse()

@@ -17,7 +17,7 @@ _DAY: Final = 86_400
 
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
-    """What the registry knows of one device. ``attempts``: newest first."""
+    """What the registry knows of one device. ``attempts``: newest first; ``cloned``: how its identity was seen used twice."""
 
     presence: Presence
     last_seen: float | None
@@ -25,6 +25,7 @@ class DeviceFacts:
     attempts: Sequence[AttemptView]
     assignment_seq: int
     assignment_published_at: float | None
+    cloned: str = ""
 
 
 def short(digest: str) -> str:
@@ -58,6 +59,9 @@ def explain(facts: DeviceFacts, *, now: float) -> Explanation:
     if facts.presence == "revoked":
         return Explanation("blocked", "This device was revoked: it gets no keys and no assignments.",
                            "To take it back, make a new claim and enrol it again.")  # fmt: skip
+    if facts.cloned:
+        return Explanation("blocked", f"Two machines use its identity: {facts.cloned}.",
+                           "Find out which one is yours, revoke the device, and enrol it again with a new claim.")  # fmt: skip
     behind = next((slot for slot in facts.slots if not slot.is_desired), None)
     if behind is None:
         return _content(facts)

@@ -20,6 +20,7 @@ from fleet_protocol.messages import DeploymentReport, HealthReport, Message, Mis
 from fleet_protocol.states import TERMINAL, UNSUCCESSFUL, DeploymentState
 from fleet_server import ingest as rules
 from fleet_server.changes import ChangeFeed
+from fleet_server.clones import ALARM, CloneWatch
 from fleet_server.db.models import (
     Audit,
     DeploymentEvent,
@@ -58,14 +59,14 @@ class _Outcome:
     changed: set[tuple[str, str]] = field(default_factory=set)
     history: list[dict[str, Any]] = field(default_factory=list)
     missing: list[tuple[DeviceId, MissingChunks]] = field(default_factory=list)
-    complaints: dict[DeviceId, tuple[str, str]] = field(default_factory=dict)
+    complaints: dict[tuple[DeviceId, str], str] = field(default_factory=dict)
     taken: int = 0
     malformed: int = 0
     disbelieved: int = 0
 
     def refuse(self, incoming: Incoming, reason: str) -> None:
         self.malformed += 1
-        self.complaints.setdefault(incoming.device, (incoming.topic.name, reason))
+        self.complaints.setdefault((incoming.device, "ingest.refused"), f"{incoming.topic.name}: {reason}")
 
 
 class Ingest:
@@ -75,7 +76,8 @@ class Ingest:
         """``sessions`` begins writing transactions."""
         self._sessions = sessions
         self._changes = changes
-        self._complained_at: dict[DeviceId, float] = {}
+        self._complained_at: dict[tuple[DeviceId, str], float] = {}
+        self._clones = CloneWatch()
 
     def apply(self, batch: Sequence[Incoming], now: float) -> Ingested:
         """Take in at most MAX_BATCH messages in one transaction. Nothing that a device sends makes it raise."""
@@ -85,6 +87,7 @@ class Ingest:
             desk = _Desk(session, messages, outcome, now)
             for incoming, message in messages:
                 desk.take(incoming, message)
+                self._compare_boots(incoming.device, message, outcome)
             if outcome.history:
                 session.execute(insert(HealthHistory), outcome.history)
             self._complain(session, outcome, now)
@@ -100,23 +103,21 @@ class Ingest:
             session.execute(delete(HealthHistory).where(HealthHistory.id.in_(ids)))
         return len(ids)
 
+    def _compare_boots(self, device: DeviceId, message: Message, outcome: _Outcome) -> None:
+        if isinstance(message, HealthReport) and (reason := self._clones.hear(device, message.boot_id, message.seq)):
+            outcome.complaints.setdefault((device, ALARM), reason)
+
     def _complain(self, session: Session, outcome: _Outcome, now: float) -> None:
-        # Once per device and hour: a broken device must not fill the audit.
-        for device, (topic, reason) in outcome.complaints.items():
-            if now - self._complained_at.get(device, -COMPLAINT_EVERY_S) < COMPLAINT_EVERY_S:
+        # Once per device, kind and hour: a broken device must not fill the audit.
+        for about, reason in outcome.complaints.items():
+            if now - self._complained_at.get(about, -COMPLAINT_EVERY_S) < COMPLAINT_EVERY_S:
                 continue
             if len(self._complained_at) >= _MAX_COMPLAINTS:
                 self._complained_at.clear()
-            self._complained_at[device] = now
-            session.add(
-                Audit(
-                    at=now,
-                    who=device,
-                    action="ingest.refused",
-                    subject=f"device:{device}",
-                    reason=rules.text(f"{topic}: {reason}", _MAX_REASON),
-                )
-            )
+            self._complained_at[about] = now
+            device, action = about
+            clipped = rules.text(reason, _MAX_REASON)
+            session.add(Audit(at=now, who=device, action=action, subject=f"device:{device}", reason=clipped))
 
 
 def _decoded(batch: Iterable[Incoming], outcome: _Outcome) -> Iterable[tuple[Incoming, Message]]:

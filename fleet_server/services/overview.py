@@ -15,8 +15,10 @@ from sqlalchemy.orm import Session
 from fleet_protocol import messages
 from fleet_protocol.errors import FleetError, NotFound
 from fleet_protocol.sketch import Sketch
+from fleet_server.clones import ALARM
 from fleet_server.db.models import (
     Assignment,
+    Audit,
     DeploymentEvent,
     Desired,
     Device,
@@ -41,6 +43,8 @@ from fleet_server.services.views import (
 MAX_PAGE: Final = 200
 SILENT_AFTER_S: Final = 120.0
 """Four missed reports at the usual cadence of 30 s: connected, but no longer to be believed."""
+_ALARM_S: Final = 86_400.0
+"""So long after it was last seen a second machine with the device's identity is shown; while both run it is seen hourly."""
 _TIMELINE: Final = 100
 _ATTEMPTS: Final = 20
 
@@ -113,7 +117,10 @@ def device_detail(db: Session, device_id: str, *, now: float) -> DeviceDetail:
     published_at = assignment.published_at if assignment else None
     latest = db.get(LatestHealth, device_id)
     report = _report(latest) if latest else None
-    facts = DeviceFacts(view.presence, view.last_seen, view.slots, attempts, device.assignment_seq, published_at)
+    facts = DeviceFacts(
+        view.presence, view.last_seen, view.slots, attempts, device.assignment_seq, published_at,
+        cloned=_clone_alarm(db, device_id, now=now),
+    )  # fmt: skip
     return DeviceDetail(
         device=view,
         why=explain(facts, now=now),
@@ -180,6 +187,13 @@ def presence_of(device: Device, *, now: float) -> Presence:
     if not device.online:
         return "offline"
     return "silent" if now - device.last_seen > SILENT_AFTER_S else "online"
+
+
+def _clone_alarm(db: Session, device_id: str, *, now: float) -> str:
+    query = select(Audit.reason).where(
+        Audit.subject == f"device:{device_id}", Audit.action == ALARM, Audit.at > now - _ALARM_S
+    )
+    return db.scalar(query.order_by(Audit.id.desc()).limit(1)) or ""
 
 
 def _timeline(db: Session, device_id: str) -> tuple[EventView, ...]:

@@ -215,6 +215,7 @@ def test_a_whole_blob_is_verified_from_its_first_to_its_last_byte(tmp_path: Path
         verify_blob(model, digest_of(b"another"))
 
 
+@pytest.mark.attack("30")
 def test_a_payload_that_is_longer_than_released_is_refused_before_it_is_read_to_the_end(tmp_path: Path) -> None:
     model, sealed = sealed_model(tmp_path)
     endless = b"".join(envelope.seal([bytes(5_000_000)], sealed.key, sealed.digest))

@@ -164,6 +164,7 @@ def test_the_signing_request_proves_both_keys(identity: IdentityFolder) -> None:
     assert extension.value == keys.hpke.public_key().public_bytes_raw()
 
 
+@pytest.mark.attack("28")
 def test_a_server_with_another_ca_never_sees_the_secret(fleet: Fleet, identity: IdentityFolder) -> None:
     with pytest.raises(WrongPin, match="the claim was not sent"):
         enrol(fleet, identity, fleet.claim(ca_pin=bytes(16)))
@@ -247,6 +248,7 @@ def another_ca(fleet: Fleet, _: EnrolmentRequest, csr: x509.CertificateSigningRe
     return 201, msgspec.json.encode(fleet.reply(certificate=certificate))
 
 
+@pytest.mark.attack("28")
 @pytest.mark.parametrize(
     ("answer", "error"),
     [

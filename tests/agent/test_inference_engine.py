@@ -122,6 +122,7 @@ def test_a_refused_model_leaves_nothing_staged_and_the_old_one_serving(tmp_path:
         assert engine.serving(CAM) == old.digest
 
 
+@pytest.mark.attack("32")
 def test_a_blob_swapped_on_disk_is_refused_at_boot_and_what_serves_goes_on(tmp_path: Path, camera: Path) -> None:
     old, new = TinyRelease().seal(tmp_path / "blobs"), second_release().seal(tmp_path / "blobs")
     new.blob.write_bytes(old.blob.read_bytes())
@@ -192,6 +193,7 @@ def test_a_worker_that_dies_without_frames_is_noticed(tmp_path: Path) -> None:
         eventually(lambda: engine.serving(CAM) == model.digest, "it serves again")
 
 
+@pytest.mark.attack("31")
 def test_a_new_model_that_dies_in_the_bake_waits_for_the_verdict_and_the_old_one_returns(
     tmp_path: Path, camera: Path
 ) -> None:

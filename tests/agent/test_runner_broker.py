@@ -162,6 +162,7 @@ def test_a_message_is_sent_when_the_broker_has_acknowledged_it(broker: RealBroke
         eventually(lambda: server.heard.get(topics.HEALTH.of(DEVICE)) == b"hello", "the server heard it")
 
 
+@pytest.mark.attack("15")
 def test_a_device_cannot_speak_for_another(broker: RealBroker, server: Server) -> None:
     with connected(broker.endpoint(DEVICE)) as transport:
         eventually(lambda: transport.is_connected, "connected")

@@ -70,6 +70,7 @@ def rejected(device: Device, code: str, state: DeploymentState = S.REJECTED) -> 
 
 
 # --- the network and the broker ---------------------------------------------------------------------------------------
+@pytest.mark.attack("1")
 def test_1_an_older_assignment_after_a_newer_is_a_replay(world: World, device: Device) -> None:
     old = world.broker.retained[ASSIGNMENT]
     world.assign(world.release("2.0.0"))
@@ -81,6 +82,7 @@ def test_1_an_older_assignment_after_a_newer_is_a_replay(world: World, device: D
     assert (device.refusal, device.serves, device.remembered()) == ("replayed-assignment", "2.0.0", before)
 
 
+@pytest.mark.attack("2")
 @pytest.mark.parametrize("at", [20, 100, 300])
 def test_2_a_flipped_bit_in_the_payload_breaks_the_signature(
     world: World, device: Device, second: samples.Sealed, at: int
@@ -92,6 +94,7 @@ def test_2_a_flipped_bit_in_the_payload_breaks_the_signature(
     refused(device, "bad-signature")
 
 
+@pytest.mark.attack("2")
 def test_2_a_flipped_bit_in_the_metadata_is_refused(world: World, device: Device) -> None:
     name = f"{world.repository.models.signed.version}.models.json"
     world.repository.files[name] = world.repository.files[name].replace(b'"floor":1', b'"floor":0')
@@ -99,6 +102,7 @@ def test_2_a_flipped_bit_in_the_metadata_is_refused(world: World, device: Device
     refused(device, "untrusted-metadata")
 
 
+@pytest.mark.attack("3")
 def test_3_an_assignment_after_its_time_is_stale(world: World, device: Device) -> None:
     world.repository.timestamp.signed.expires = world.repository.snapshot.signed.expires = world.repository.at(30 * DAY)
     world.release("2.0.0")
@@ -108,6 +112,7 @@ def test_3_an_assignment_after_its_time_is_stale(world: World, device: Device) -
     refused(device, "stale-assignment")
 
 
+@pytest.mark.attack("5")
 @pytest.mark.parametrize("changes", [{"device": "cam-8"}, {"fleet": "other"}])
 def test_5_an_assignment_for_somebody_else_is_refused(
     world: World, device: Device, second: samples.Sealed, changes: dict[str, str]
@@ -116,6 +121,7 @@ def test_5_an_assignment_for_somebody_else_is_refused(
     refused(device, "not-for-this-device")
 
 
+@pytest.mark.attack("6")
 def test_6_unsigned_and_wrongly_signed_assignments_are_refused(
     world: World, device: Device, second: samples.Sealed
 ) -> None:
@@ -129,6 +135,7 @@ def test_6_unsigned_and_wrongly_signed_assignments_are_refused(
         refused(device, "bad-signature")
 
 
+@pytest.mark.attack("7")
 def test_7_a_signed_statement_of_another_kind_is_not_an_assignment(
     world: World, device: Device, second: samples.Sealed
 ) -> None:
@@ -139,6 +146,7 @@ def test_7_a_signed_statement_of_another_kind_is_not_an_assignment(
     refused(device, "wrong-payload-type")
 
 
+@pytest.mark.attack("8")
 def test_8_frozen_metadata_expires(world: World, device: Device) -> None:
     bundle = world.broker.retained[topics.METADATA]
     device.clock.pass_s(2 * DAY)
@@ -146,6 +154,7 @@ def test_8_frozen_metadata_expires(world: World, device: Device) -> None:
     refused(device, "expired-metadata")
 
 
+@pytest.mark.attack("8")
 @pytest.mark.parametrize("role", ["root", "snapshot", "targets"])
 def test_8_any_expired_role_is_enough(world: World, device: Device, role: str) -> None:
     repository = world.repository
@@ -158,6 +167,7 @@ def test_8_any_expired_role_is_enough(world: World, device: Device, role: str) -
     refused(device, "expired-metadata")
 
 
+@pytest.mark.attack("9")
 def test_9_metadata_older_than_seen_is_refused_whatever_tuf_remembers(world: World, device: Device) -> None:
     """TUF's own cache is no part of it: every refresh starts from the pinned root."""
     old = world.broker.retained[topics.METADATA]
@@ -167,6 +177,7 @@ def test_9_metadata_older_than_seen_is_refused_whatever_tuf_remembers(world: Wor
     refused(device, "rolled-back-metadata")
 
 
+@pytest.mark.attack("10")
 def test_10_a_root_that_was_seen_cannot_be_withheld(world: World, device: Device) -> None:
     old = dict(world.repository.files)
     world.repository.root.signed.version += 1
@@ -180,6 +191,7 @@ def test_10_a_root_that_was_seen_cannot_be_withheld(world: World, device: Device
     refused(device, "rolled-back-metadata")
 
 
+@pytest.mark.attack("11")
 @pytest.mark.parametrize(
     ("lost", "code"),
     [("timestamp", "untrusted-metadata"), ("snapshot", "untrusted-metadata"), ("targets", "untrusted-metadata")],
@@ -190,12 +202,14 @@ def test_11_a_bundle_that_lacks_a_file_is_refused_whole(world: World, device: De
     refused(device, code)
 
 
+@pytest.mark.attack("11")
 def test_11_a_bundle_without_the_directors_keys_is_refused(world: World, device: Device) -> None:
     world.repository.files = {name: text for name, text in world.repository.files.items() if "director" not in name}
     world.publish_metadata()
     refused(device, "untrusted-metadata")
 
 
+@pytest.mark.attack("11")
 def test_11_directors_keys_that_the_release_keys_did_not_sign_are_refused(world: World, device: Device) -> None:
     name = next(name for name in world.repository.files if "director" in name)
     (thief,) = keys(1)
@@ -204,6 +218,7 @@ def test_11_directors_keys_that_the_release_keys_did_not_sign_are_refused(world:
     refused(device, "untrusted-metadata")
 
 
+@pytest.mark.attack("11")
 def test_11_old_targets_under_a_new_snapshot_do_not_mix(world: World, device: Device) -> None:
     old = world.repository.files["1.models.json"]
     world.repository.publish("models")
@@ -223,6 +238,7 @@ HOSTILE: list[tuple[str, Callable[[bytes], bytes], str]] = [
 ]
 
 
+@pytest.mark.attack("12")
 @pytest.mark.parametrize(("hostile", "code"), [case[1:] for case in HOSTILE], ids=[case[0] for case in HOSTILE])
 def test_12_hostile_assignments_are_refused_before_anything_of_them_is_used(
     world: World, device: Device, second: samples.Sealed, hostile: Callable[[bytes], bytes], code: str
@@ -231,6 +247,7 @@ def test_12_hostile_assignments_are_refused_before_anything_of_them_is_used(
     refused(device, code)
 
 
+@pytest.mark.attack("12")
 @pytest.mark.parametrize(
     ("bundle", "code"),
     [
@@ -248,6 +265,7 @@ def test_12_hostile_bundles_are_refused(world: World, device: Device, bundle: by
     refused(device, code)
 
 
+@pytest.mark.attack("12")
 def test_12_the_good_bundle_of_before_stays_in_use_behind_a_hostile_one(world: World, device: Device) -> None:
     second = world.release("2.0.0")
     device.run(1)
@@ -258,6 +276,7 @@ def test_12_the_good_bundle_of_before_stays_in_use_behind_a_hostile_one(world: W
     assert device.serves == "2.0.0"
 
 
+@pytest.mark.attack("12")
 def test_12_a_duplicated_slot_is_refused(world: World, device: Device, second: samples.Sealed) -> None:
     item = second.item
     world.broker.retain(ASSIGNMENT, world.envelope(item, item))
@@ -286,6 +305,7 @@ def longer(blob: bytes) -> bytes:
     return blob + bytes(1_000_000)
 
 
+@pytest.mark.attack("13")
 @pytest.mark.parametrize("attack", [flipped, cut_at_a_border, reordered])
 def test_13_tampered_chunks_are_never_written_and_the_server_is_told_which(
     world: World, device: Device, attack: Callable[[bytes], bytes]
@@ -303,6 +323,7 @@ def test_13_tampered_chunks_are_never_written_and_the_server_is_told_which(
     assert device.serves == "2.0.0"
 
 
+@pytest.mark.attack("13")
 def test_13_a_broker_that_only_has_tampered_chunks_cannot_keep_a_device_busy(world: World, device: Device) -> None:
     second = world.release("2.0.0")
     world.assign(second)
@@ -314,6 +335,7 @@ def test_13_a_broker_that_only_has_tampered_chunks_cannot_keep_a_device_busy(wor
     assert len(device.blobs()) == 1
 
 
+@pytest.mark.attack("13")
 def test_13_a_blob_swapped_for_another_releases_is_refused(world: World, device: Device) -> None:
     second, third = world.release("2.0.0"), world.release("3.0.0")
     world.assign(second)
@@ -324,12 +346,14 @@ def test_13_a_blob_swapped_for_another_releases_is_refused(world: World, device:
 
 
 # --- stolen online keys -----------------------------------------------------------------------------------------------
+@pytest.mark.attack("16")
 def test_16_a_target_that_was_never_released_is_refused(world: World, device: Device) -> None:
     item = msgspec.structs.replace(world.release("2.0.0").item, target="models/orientation/9.9.9-ort-int8.json")
     world.broker.retain(ASSIGNMENT, world.envelope(item))
     rejected(device, "not-released")
 
 
+@pytest.mark.attack("16")
 def test_16_withdrawing_a_release_revokes_it(world: World, device: Device) -> None:
     second = world.release("2.0.0")
     del world.repository.models.signed.targets[second.manifest.target_path]
@@ -339,6 +363,7 @@ def test_16_withdrawing_a_release_revokes_it(world: World, device: Device) -> No
     rejected(device, "not-released")
 
 
+@pytest.mark.attack("17")
 def test_17_another_manifest_under_a_released_name_is_refused(world: World, device: Device) -> None:
     second = world.release("2.0.0")
     evil, payload = samples.sample(200_000, version="2.0.0", counter=99)
@@ -350,6 +375,7 @@ def test_17_another_manifest_under_a_released_name_is_refused(world: World, devi
     rejected(device, "release-mismatch")
 
 
+@pytest.mark.attack("17")
 def test_17_a_released_manifest_under_another_models_name_is_refused(world: World, device: Device) -> None:
     second = world.release("2.0.0")
     name = "models/orientation/9.9.9-ort-int8.json"
@@ -360,6 +386,7 @@ def test_17_a_released_manifest_under_another_models_name_is_refused(world: Worl
     rejected(device, "release-mismatch")
 
 
+@pytest.mark.attack("17")
 def test_17_another_payload_under_a_released_manifest_is_refused(world: World, device: Device) -> None:
     second = world.release("2.0.0")
     key = envelope.generate_key()
@@ -375,24 +402,28 @@ def test_17_another_payload_under_a_released_manifest_is_refused(world: World, d
     rejected(device, "payload-mismatch")
 
 
+@pytest.mark.attack("17")
 def test_17_a_blob_of_another_length_is_refused_before_it_is_downloaded(world: World, device: Device) -> None:
     item = msgspec.structs.replace(world.release("2.0.0").item, blob_bytes=2_000_000_000)
     world.broker.retain(ASSIGNMENT, world.envelope(item))
     rejected(device, "payload-mismatch")
 
 
+@pytest.mark.attack("18")
 def test_18_a_model_for_another_slot_is_refused(world: World, device: Device) -> None:
     made = world.release("2.0.0", slot="safety", model="safety")
     world.broker.retain(ASSIGNMENT, world.envelope(msgspec.structs.replace(made.item, slot="textline")))
     rejected(device, "wrong-slot")
 
 
+@pytest.mark.attack("18")
 def test_18_a_model_for_another_board_is_refused(world: World, device: Device) -> None:
     golden = msgspec.structs.replace(samples.manifest().golden, latency_budget_ms={"raspberry-pi-5": 100.0})
     world.assign(world.release("2.0.0", boards=("raspberry-pi-5",), golden=golden))
     rejected(device, "wrong-board")
 
 
+@pytest.mark.attack("18")
 @pytest.mark.parametrize(("name", "version"), [("openvino", "1.17"), ("onnxruntime", "1.99")])
 def test_18_a_model_for_another_runtime_is_refused(world: World, device: Device, name: str, version: str) -> None:
     runtime = RuntimeRequirement(name=name, min_version=version, architectures=("x86_64",), precision="int8")  # type: ignore[arg-type]
@@ -400,11 +431,13 @@ def test_18_a_model_for_another_runtime_is_refused(world: World, device: Device,
     rejected(device, "wrong-runtime")
 
 
+@pytest.mark.attack("18")
 def test_18_a_release_below_its_security_floor_is_refused(world: World, device: Device) -> None:
     world.assign(world.release("2.0.0", floor=3))
     rejected(device, "below-security-floor")
 
 
+@pytest.mark.attack("18")
 def test_18_a_floor_that_was_raised_once_holds_for_older_releases(world: World, device: Device) -> None:
     second = world.release("2.0.0", floor=1)
     world.assign(world.release("3.0.0", floor=3))
@@ -415,6 +448,7 @@ def test_18_a_floor_that_was_raised_once_holds_for_older_releases(world: World, 
     assert (device.last.code, device.serves) == ("below-security-floor", "3.0.0")
 
 
+@pytest.mark.attack("19")
 @pytest.mark.parametrize("clock", [float(NOW), 0.0])
 def test_19_a_signed_time_in_the_far_future_is_refused_and_the_device_stays_updatable(
     world: World, tmp_path: Path, clock: float
@@ -429,6 +463,7 @@ def test_19_a_signed_time_in_the_far_future_is_refused_and_the_device_stays_upda
     assert device.serves == "1.0.0"
 
 
+@pytest.mark.attack("20")
 def test_20_the_directors_old_key_is_worth_nothing_after_a_rotation(world: World, device: Device) -> None:
     old, world.director = world.director, keys(1)
     world.put_director_keys()
@@ -442,6 +477,7 @@ def test_20_the_directors_old_key_is_worth_nothing_after_a_rotation(world: World
     assert device.serves == "2.0.0"
 
 
+@pytest.mark.attack("20")
 def test_20_one_of_two_director_keys_is_not_enough(world: World, device: Device) -> None:
     world.director += keys(1)
     world.put_director_keys(threshold=2)
@@ -452,6 +488,7 @@ def test_20_one_of_two_director_keys_is_not_enough(world: World, device: Device)
     refused(device, "bad-signature")
 
 
+@pytest.mark.attack("21")
 def test_21_all_online_keys_together_cannot_add_a_model(world: World, device: Device) -> None:
     world.repository.signers["models"] = world.director * 2
     second = world.release("2.0.0")
@@ -460,6 +497,7 @@ def test_21_all_online_keys_together_cannot_add_a_model(world: World, device: De
     assert device.refusal == "untrusted-metadata"
 
 
+@pytest.mark.attack("22")
 def test_22_one_of_the_two_release_keys_is_not_enough(world: World, device: Device) -> None:
     world.repository.signers["models"] = world.repository.signers["models"][:1]
     world.assign(world.release("2.0.0"))
@@ -467,6 +505,7 @@ def test_22_one_of_the_two_release_keys_is_not_enough(world: World, device: Devi
     assert device.refusal == "untrusted-metadata"
 
 
+@pytest.mark.attack("23")
 def test_23_one_of_three_offline_keys_cannot_replace_the_director(world: World, device: Device) -> None:
     world.director = keys(1)
     world.put_director_keys()
@@ -475,6 +514,7 @@ def test_23_one_of_three_offline_keys_cannot_replace_the_director(world: World, 
     refused(device, "untrusted-metadata")
 
 
+@pytest.mark.attack("24")
 def test_24_a_fast_forwarded_timestamp_is_recovered_by_rotating_its_key(world: World, device: Device) -> None:
     repository = world.repository
     repository.timestamp.signed.version = 2**31
@@ -497,6 +537,7 @@ def test_24_a_fast_forwarded_timestamp_is_recovered_by_rotating_its_key(world: W
 
 
 # --- a stolen device --------------------------------------------------------------------------------------------------
+@pytest.mark.attack("25")
 def test_25_a_key_wrapped_for_another_device_does_not_open(world: World, device: Device) -> None:
     second, other = world.release("2.0.0"), X25519PrivateKey.generate()
     wrapped = envelope.wrap_key(second.key, other.public_key(), FLEET, DEVICE, second.digest, second.blob_digest)
@@ -505,6 +546,7 @@ def test_25_a_key_wrapped_for_another_device_does_not_open(world: World, device:
     rejected(device, "key-not-for-this-device")
 
 
+@pytest.mark.attack("25")
 def test_25_a_key_moved_to_another_blob_does_not_open(world: World, device: Device) -> None:
     second, third = world.release("2.0.0"), world.release("3.0.0")
     item = msgspec.structs.replace(third.item, wrapped_key=second.item.wrapped_key)
@@ -512,6 +554,7 @@ def test_25_a_key_moved_to_another_blob_does_not_open(world: World, device: Devi
     rejected(device, "key-not-for-this-device")
 
 
+@pytest.mark.attack("26b")
 def test_26b_online_keys_cannot_bring_an_old_list_of_releases_back(world: World, device: Device) -> None:
     """Every role's version is remembered, not only the timestamp's."""
     repository, second = world.repository, world.release("2.0.0")
@@ -526,6 +569,7 @@ def test_26b_online_keys_cannot_bring_an_old_list_of_releases_back(world: World,
     refused(device, "rolled-back-metadata")
 
 
+@pytest.mark.attack("29")
 @pytest.mark.parametrize("target", ["models/../../../etc/x.json", "../director.json", "keys/director.json"])
 def test_29_a_target_that_leaves_its_folder_is_not_released(world: World, device: Device, target: str) -> None:
     second = world.release("2.0.0")

@@ -69,6 +69,7 @@ def test_a_newer_version_replaces_the_old_which_stays_on_disk_for_a_way_back(ins
     assert installed.blobs() == {f"{running.blob}.blob", f"{before.blob}.blob"}
 
 
+@pytest.mark.attack("14")
 def test_no_file_of_the_device_holds_plaintext(installed: Device) -> None:
     _, payload = samples.sample(200_000, version="1.0.0", counter=1)
     assert leaking_files(telling_blocks(payload), [installed.state]) == []
@@ -111,6 +112,7 @@ def test_a_slot_that_the_assignment_no_longer_names_serves_nothing(installed: De
     assert Device(world, installed.state, inference=SimulatedInference()).start().serves is None
 
 
+@pytest.mark.attack("31")
 def test_a_model_that_fails_its_golden_frames_never_serves(installed: Device, world: World) -> None:
     installed.inference.flaw["2.0.0"] = GoldenFramesDiffer("frame 1: 0.4 off")
     world.assign(world.release("2.0.0"))
@@ -121,6 +123,7 @@ def test_a_model_that_fails_its_golden_frames_never_serves(installed: Device, wo
     assert len(installed.blobs()) == 1, "the refused blob gives its room back"
 
 
+@pytest.mark.attack("31")
 @pytest.mark.parametrize(
     "window",
     [
@@ -256,6 +259,7 @@ def test_a_restart_serves_the_committed_model_before_any_network(installed: Devi
     assert not again.link.is_connected
 
 
+@pytest.mark.attack("32")
 def test_a_committed_blob_that_rots_on_disk_falls_back_to_the_model_before_it(installed: Device, world: World) -> None:
     world.assign(world.release("2.0.0"))
     installed.run(12)

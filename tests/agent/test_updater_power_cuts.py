@@ -74,6 +74,7 @@ def test_every_write_of_an_install_is_cut_after(tmp_path: Path) -> None:
     assert device.serves == "2.0.0"
 
 
+@pytest.mark.attack("33")
 @pytest.mark.parametrize("dies_after", range(1, MOST_WRITES + 1))
 def test_after_any_cut_the_device_boots_with_a_model_and_reaches_the_new_one(tmp_path: Path, dies_after: int) -> None:
     world, state, clock = prepared(tmp_path)
@@ -95,6 +96,7 @@ def test_after_any_cut_the_device_boots_with_a_model_and_reaches_the_new_one(tmp
     assert again.journal.remembered.seq == cut.world.seq
 
 
+@pytest.mark.attack("33")
 @pytest.mark.parametrize("dies_after", range(1, MOST_WRITES + 1))
 def test_after_any_cut_of_a_bad_install_the_old_model_serves_and_no_success_was_ever_said(
     tmp_path: Path, dies_after: int
@@ -110,6 +112,7 @@ def test_after_any_cut_of_a_bad_install_the_old_model_serves_and_no_success_was_
     assert S.COMMITTED not in again.states(2)
 
 
+@pytest.mark.attack("33")
 def test_a_cut_between_the_floors_and_the_install_leaves_no_window_for_a_replay(tmp_path: Path) -> None:
     world, state, clock = prepared(tmp_path)
     old = world.envelope()

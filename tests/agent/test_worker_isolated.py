@@ -91,6 +91,7 @@ def test_a_model_slower_than_its_budget_is_refused(worker: Worker, tmp_path: Pat
         worker.prove()
 
 
+@pytest.mark.attack("32")
 @pytest.mark.parametrize("position", [5, 60, 5000, -1])
 def test_a_blob_changed_after_it_was_verified_is_refused(worker: Worker, model: SealedModel, position: int) -> None:
     content = bytearray(model.blob.read_bytes())
@@ -106,6 +107,7 @@ def test_a_blob_that_is_gone_is_refused(worker: Worker, model: SealedModel) -> N
         worker.load(model)
 
 
+@pytest.mark.attack("30")
 def test_bytes_that_are_no_model_are_refused(worker: Worker, tmp_path: Path) -> None:
     with pytest.raises(ModelNotLoadable, match=r"ONNX Runtime .* refuses the model"):
         worker.load(TinyRelease(model=b"not a model" * 50, frames=golden_frames(classifier())).seal(tmp_path))
@@ -137,6 +139,7 @@ def test_a_frame_on_which_the_model_raises_costs_only_that_frame(worker: Worker,
     assert isinstance(worker.infer(picture("red")), Inferred)
 
 
+@pytest.mark.attack("31")
 def test_a_model_that_hangs_is_ended_within_its_limit(worker: Worker, tmp_path: Path) -> None:
     worker.load(TinyRelease(model=hangs_on_dark_frames()).seal(tmp_path))
     assert isinstance(worker.infer(picture("red")), Inferred)

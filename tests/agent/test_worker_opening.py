@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def test_the_parts_come_out_as_they_went_in(tmp_path: Path) -> None:
     assert repr(opened) == "OpenedPayload()"
 
 
+@pytest.mark.attack("32")
 def test_another_payload_of_the_same_length_under_the_same_key_is_refused(tmp_path: Path) -> None:
     """Whoever has the content key still cannot serve other weights: the signed manifest names their digest."""
     sealed = TinyRelease().seal(tmp_path)
@@ -66,6 +68,7 @@ def test_a_blob_sealed_for_another_manifest_is_refused(tmp_path: Path) -> None:
         open_payload(one.blob, one.key, other.manifest)
 
 
+@pytest.mark.attack("30")
 def test_external_data_beside_the_agent_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model in memory has no folder; without our option ONNX Runtime would take the working directory for it."""
     model = onnx.load_from_string(classifier())
@@ -77,6 +80,7 @@ def test_external_data_beside_the_agent_is_not_read(tmp_path: Path, monkeypatch:
         OnnxRuntime.load((tmp_path / "m.onnx").read_bytes(), manifest_of(tmp_path), 1)
 
 
+@pytest.mark.attack("30")
 def test_an_operator_that_the_runtime_does_not_know_is_refused(tmp_path: Path) -> None:
     graph = helper.make_graph(
         [helper.make_node("Surprise", ["image"], ["scores"], domain="custom")],
@@ -89,6 +93,26 @@ def test_an_operator_that_the_runtime_does_not_know_is_refused(tmp_path: Path) -
 
     with pytest.raises(ModelNotLoadable, match=r"custom:Surprise.* is not a registered function/op"):
         OnnxRuntime.load(model, manifest_of(tmp_path), 1)
+
+
+class Bomb:
+    """A pickle that writes a file as soon as somebody unpickles it."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, tuple[Path, str]]:
+        return Path.write_text, (self.target, "run")
+
+
+@pytest.mark.attack("30")
+def test_a_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
+    content, target = pickle.dumps(Bomb(tmp_path / "run")), tmp_path / "run"
+    with pytest.raises(ModelNotLoadable):
+        OnnxRuntime.load(content, manifest_of(tmp_path), 1)
+    assert not target.exists()
+    pickle.loads(content)
+    assert target.exists(), "the bomb is a real one"
 
 
 def test_a_model_with_other_tensors_than_the_manifests_is_refused(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def assigned_item(world: World, device: str) -> dict:
     return json.loads(base64.b64decode(json.loads(raw)["payload"]))["items"][0]
 
 
+@pytest.mark.attack("14")
 def test_a_model_goes_the_whole_way_and_nobody_else_can_read_it(world: World, package_v1: Path) -> None:
     camera = world.device("cam-1")
     thief = world.device("thief", start=False)

@@ -10,6 +10,7 @@ from fleet_protocol.identifiers import BUCKETS, DeviceId, bucket_of, device_id, 
 REFUSED = ["", "A", "a/b", "+", "#", "..", "-a", "a-", "a" * 64, "a b", "é", "a\n", "a\0"]
 
 
+@pytest.mark.attack("29")
 @pytest.mark.parametrize("text", REFUSED)
 def test_a_name_that_could_escape_is_refused(text: str) -> None:
     with pytest.raises(MalformedIdentifier):

@@ -81,6 +81,7 @@ def test_only_certificates_of_the_fleets_ca_may_connect(live: Live, tmp_path: Pa
     assert not handshake(live, stranger.write_identity(tmp_path / "foreign"))
 
 
+@pytest.mark.attack("15")
 def test_a_device_reads_and_writes_its_own_subtree_and_nothing_of_another(live: Live) -> None:
     a, b = live.enrol("cam-a"), live.enrol("cam-b")
     wire_a, wire_b = live.connect(a), live.connect(b)
@@ -107,6 +108,7 @@ def test_a_device_reads_and_writes_its_own_subtree_and_nothing_of_another(live: 
     assert not [topic for topic, _ in wire_a.received if "/cam-b/" in topic or topic.startswith("$SYS")]
 
 
+@pytest.mark.attack("15")
 def test_a_device_cannot_take_over_anothers_session_by_its_client_id(live: Live) -> None:
     a, b = live.enrol("cam-a"), live.enrol("cam-b")
     wire_a = live.connect(a)
@@ -234,6 +236,7 @@ def test_messages_that_are_no_messages_do_not_stop_the_intake(live: Live) -> Non
 
 
 # --- revocation -----------------------------------------------------------------------------------------------------
+@pytest.mark.attack("26")
 def test_a_revoked_device_loses_rights_session_and_new_assignments(live: Live, tmp_path: Path) -> None:
     stolen, other = live.enrol("cam-1"), live.enrol("cam-2")
     wire, bystander = live.connect(stolen), live.connect(other)

@@ -84,6 +84,7 @@ def test_the_certificate_is_a_thirty_day_client_certificate_in_the_claims_name(f
     assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
 
 
+@pytest.mark.attack("28")
 def test_what_a_request_wishes_to_be_is_ignored(fleet: Fleet, claim: Claim) -> None:
     device = DeviceKit(CAM)
     wishes: list[tuple[x509.ExtensionType, bool]] = [
@@ -99,6 +100,7 @@ def test_what_a_request_wishes_to_be_is_ignored(fleet: Fleet, claim: Claim) -> N
     assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
 
 
+@pytest.mark.attack("28")
 def test_a_used_claim_is_refused_to_another_key(fleet: Fleet, claim: Claim) -> None:
     first = DeviceKit(CAM)
     fleet.enrolment.enrol(first.request(claim), fleet.clock())
@@ -107,6 +109,7 @@ def test_a_used_claim_is_refused_to_another_key(fleet: Fleet, claim: Claim) -> N
     assert member(fleet).hpke_key == first.hpke.public_key().public_bytes_raw()
 
 
+@pytest.mark.attack("28")
 def test_a_used_claim_is_refused_to_the_same_tls_key_with_another_hpke_key(fleet: Fleet, claim: Claim) -> None:
     first = DeviceKit(CAM)
     fleet.enrolment.enrol(first.request(claim), fleet.clock())
@@ -124,6 +127,7 @@ def test_a_lost_reply_may_be_asked_for_again_with_the_same_keys(fleet: Fleet, cl
     assert again.previous_serial == first_serial != again.serial
 
 
+@pytest.mark.attack("26")
 def test_a_revoked_device_gets_no_new_certificate_for_its_old_claim(fleet: Fleet, claim: Claim) -> None:
     device = DeviceKit(CAM)
     fleet.enrolment.enrol(device.request(claim), fleet.clock())
@@ -132,6 +136,7 @@ def test_a_revoked_device_gets_no_new_certificate_for_its_old_claim(fleet: Fleet
         fleet.enrolment.enrol(device.request(claim), fleet.clock())
 
 
+@pytest.mark.attack("28")
 def test_an_expired_claim_is_refused(fleet: Fleet, claim: Claim, clock: SteppedClock) -> None:
     clock.advance(3600)
     with pytest.raises(ClaimRefused):
@@ -139,6 +144,7 @@ def test_an_expired_claim_is_refused(fleet: Fleet, claim: Claim, clock: SteppedC
     assert members(fleet) == 0
 
 
+@pytest.mark.attack("28")
 def test_wrong_unknown_and_expired_claims_get_the_same_sentence(
     fleet: Fleet, claim: Claim, clock: SteppedClock
 ) -> None:
@@ -158,6 +164,7 @@ def test_wrong_unknown_and_expired_claims_get_the_same_sentence(
     assert sentences == {str(refusal.value)}
 
 
+@pytest.mark.attack("34")
 def test_what_a_stolen_registry_holds_is_no_secret(fleet: Fleet, claim: Claim) -> None:
     with fleet.readers() as session:
         stored = session.scalars(select(ClaimRow)).one()
@@ -173,6 +180,7 @@ def test_a_secret_that_is_no_secret_is_a_refused_claim(fleet: Fleet, claim: Clai
         fleet.enrolment.enrol(EnrolmentRequest(claim.claim_id, secret, sane.csr, BOARD), fleet.clock())
 
 
+@pytest.mark.attack("28")
 def test_of_sixteen_devices_with_one_claim_exactly_one_becomes_a_member(fleet: Fleet, claim: Claim) -> None:
     requests = [DeviceKit(CAM).request(claim) for _ in range(16)]
 
@@ -190,6 +198,7 @@ def test_of_sixteen_devices_with_one_claim_exactly_one_becomes_a_member(fleet: F
     assert members(fleet) == 1
 
 
+@pytest.mark.attack("28")
 def test_a_second_claim_cannot_take_over_an_enrolled_name(fleet: Fleet) -> None:
     first = enrol(fleet, "cam-1")
     second = fleet.enrolment.create_claim(CAM, BOARD, 3600, "tester")
@@ -255,6 +264,7 @@ BAD_REQUESTS = {
 }
 
 
+@pytest.mark.attack("28")
 @pytest.mark.parametrize("flaw", BAD_REQUESTS)
 def test_a_certificate_request_is_refused_and_the_claim_stays_good_when(fleet: Fleet, claim: Claim, flaw: str) -> None:
     device = DeviceKit(CAM)
@@ -264,6 +274,7 @@ def test_a_certificate_request_is_refused_and_the_claim_stays_good_when(fleet: F
     assert members(fleet) == 1
 
 
+@pytest.mark.attack("28")
 def test_an_impostor_with_another_ca_or_root_is_noticed_by_the_device(fleet: Fleet, claim: Claim) -> None:
     with pytest.raises(WrongPin):
         claim.check_ca(b"another CA")

@@ -85,6 +85,7 @@ def updater(fleet: Fleet, directory: Path, root: bytes) -> Updater:
 
 
 # --- what a device can do with a release ----------------------------------------------------------------------------
+@pytest.mark.attack("26c")
 def test_a_device_verifies_and_opens_what_it_was_assigned_and_nobody_else_can(
     fleet: Fleet, founding: Founding, tmp_path: Path
 ) -> None:

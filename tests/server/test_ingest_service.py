@@ -73,6 +73,7 @@ def test_presence_comes_and_goes_and_a_last_will_is_no_sign_of_life(world: World
     assert (device(world).online, device(world).last_seen) == (False, NOW)
 
 
+@pytest.mark.attack("26")
 def test_a_revoked_device_stays_offline_and_is_not_listened_to(world: World) -> None:
     with world.registry.sessions.begin() as session:
         session.get_one(Device, "cam-1").state = "revoked"
@@ -238,6 +239,7 @@ def test_garbage_is_counted_and_audited_once_per_device_and_hour(world: World) -
     assert audits(world)[0].startswith("health: not a HealthReport")
 
 
+@pytest.mark.attack("26c")
 def test_a_device_that_is_not_in_the_registry_is_refused(world: World) -> None:
     done = world.ingest.apply([presence("ghost", online=True)], NOW)
 

@@ -50,6 +50,7 @@ def test_a_good_release_reaches_everybody_canary_first(served: tuple[World, str,
     assert "1 of 1 devices committed and confirmed by heartbeats" in world.waves(rollout)[0].verdict
 
 
+@pytest.mark.attack("31")
 def test_a_canary_that_fails_its_golden_frames_turns_the_rollout_back(served: tuple[World, str, int]) -> None:
     world, old, release = served
     everyone(world, Fate.FAILS_GOLDEN_FRAMES, world.manifest_of(release))

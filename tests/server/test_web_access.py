@@ -217,6 +217,7 @@ def test_a_request_may_have_effects_only_from_our_own_pages(headers: dict[str, s
     assert is_same_origin("GET", headers)
 
 
+@pytest.mark.attack("34")
 def test_a_cross_site_post_with_a_good_cookie_changes_nothing(web: WebServer) -> None:
     cookie = sign_in(web)
     headers = {"Cookie": f"{COOKIE}={cookie}", "Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}

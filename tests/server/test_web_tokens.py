@@ -33,6 +33,7 @@ def test_a_token_says_who_and_which_role(tokens: Tokens) -> None:
     assert (principal.name, principal.role) == ("ci", "release")
 
 
+@pytest.mark.attack("34")
 def test_the_registry_holds_no_secret(tokens: Tokens, fleet: Fleet) -> None:
     made = tokens.create("ci", "release", None, "admin")
     cookie = tokens.open_session(made.text)
@@ -48,6 +49,7 @@ def test_an_unknown_token_is_refused(tokens: Tokens, text: str) -> None:
         tokens.authenticate(text)
 
 
+@pytest.mark.attack("34")
 def test_the_stored_digest_is_no_token(tokens: Tokens, fleet: Fleet) -> None:
     """Whoever reads the registry cannot sign in with what stands there."""
     tokens.create("ci", "release", None, "admin")
