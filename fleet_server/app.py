@@ -19,6 +19,7 @@ from fleet_server.fleet import Fleet
 from fleet_server.ports import Clock
 from fleet_server.release_signing import load_signer
 from fleet_server.services.assignments import Assignments
+from fleet_server.services.claims import Claims
 from fleet_server.services.devices import Devices
 from fleet_server.services.enrolment import Address, Enrolment
 from fleet_server.services.ingest import Ingest
@@ -54,6 +55,7 @@ def open_fleet(state: Path, clock: Clock, *, listen: str | None = None, broker_p
         ca=ca,
         tuf=tuf,
         blobs=blobs,
+        claims=Claims(sessions, ca, tuf, changes, clock),
         enrolment=Enrolment(sessions, ca, tuf, changes, clock, address),
         devices=Devices(sessions, changes, clock),
         releases=Releases(sessions, tuf, blobs, changes, clock),

@@ -14,7 +14,7 @@ MAX_PENDING: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """``topic``: device | rollout | release; ``subject``: its id. Says that it changed, never how: readers ask again."""
+    """``topic``: device | rollout | release | claim; ``subject``: its id. Says that it changed, never how: readers ask again."""
 
     topic: str
     subject: str

@@ -14,6 +14,7 @@ from fleet_server.config import ServerConfig, StateLayout
 from fleet_server.db.session import Registry
 from fleet_server.ports import Clock
 from fleet_server.services.assignments import Assignments
+from fleet_server.services.claims import Claims
 from fleet_server.services.devices import Devices
 from fleet_server.services.enrolment import Enrolment
 from fleet_server.services.ingest import Ingest
@@ -32,6 +33,7 @@ class Fleet:
     ca: FleetAuthority
     tuf: TufRepository
     blobs: BlobStore
+    claims: Claims
     enrolment: Enrolment
     devices: Devices
     releases: Releases

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, MetaData, String, UniqueConstraint
+from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, MetaData, String, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -46,7 +46,10 @@ class Device(Base):
 
 
 class Claim(Base):
-    """A one-time right to enrol as ``device_id``. Only SHA-256 of the secret is kept."""
+    """A one-time right to enrol as ``device_id``, which then gets ``tags``. Only SHA-256 of the secret is kept.
+
+    ``used_by``: SHA-256 of the two public keys that redeemed it. ``revoked_*``: when, by whom and why it was withdrawn.
+    """
 
     __tablename__ = "claim"
 
@@ -59,6 +62,10 @@ class Claim(Base):
     expires_at: Mapped[float]
     used_at: Mapped[float | None]
     used_by: Mapped[bytes | None] = mapped_column(LargeBinary)
+    tags: Mapped[dict[str, str]] = mapped_column(JSON, default=dict, server_default=text("'{}'"))
+    revoked_at: Mapped[float | None]
+    revoked_by: Mapped[str | None] = mapped_column(String(63))
+    revoked_because: Mapped[str | None] = mapped_column(String(400))
 
 
 class Release(Base):

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Final
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
-from fleet_protocol.errors import MalformedInput, NotFound
+from fleet_protocol.errors import NotFound
 from fleet_protocol.identifiers import DeviceId
 from fleet_server.changes import ChangeFeed
 from fleet_server.db.models import Audit, Device
 from fleet_server.ports import Clock
-
-MAX_TAGS: Final = 32
-_KEY: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_VALUE: Final = re.compile(r"[A-Za-z0-9_.-]{1,63}")
-RESERVED: Final = frozenset({"id", "board"})
-"""Names that a selector already knows."""
+from fleet_server.tags import check_tags
 
 
 class Devices:
@@ -32,7 +25,7 @@ class Devices:
 
     def set_tags(self, device: DeviceId, tags: Mapping[str, str], who: str, reason: str) -> None:
         """Replace a device's tags. Raises MalformedInput or NotFound."""
-        _check_tags(tags)
+        check_tags(tags)
         with self._sessions.begin() as session:
             row = session.get(Device, device)
             if row is None:
@@ -47,15 +40,3 @@ class Devices:
         """Nobody is known to be online: the broker was replaced, and with it every connection. Devices say so again."""
         with self._sessions.begin() as session:
             session.execute(update(Device).where(Device.online.is_(True)).values(online=False))
-
-
-def _check_tags(tags: Mapping[str, str]) -> None:
-    if len(tags) > MAX_TAGS:
-        raise MalformedInput(f"a device has at most {MAX_TAGS} tags, got {len(tags)}")
-    for key, value in tags.items():
-        if not _KEY.fullmatch(key) or key in RESERVED:
-            raise MalformedInput(f"a tag's name is lower-case and neither id nor board, got {key[:80]!r}")
-        if not _VALUE.fullmatch(value):
-            raise MalformedInput(
-                f"a tag's value is 1-63 letters, digits, dots, dashes or underscores, got {value[:80]!r}"
-            )

@@ -6,7 +6,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import secrets
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,11 +14,10 @@ from sqlalchemy import CursorResult, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from fleet_protocol import claim as claims
-from fleet_protocol.claim import SERVER_NAME, Claim, EnrolmentReply, EnrolmentRequest
+from fleet_protocol.claim import Claim, EnrolmentReply, EnrolmentRequest
 from fleet_protocol.errors import (
     ClaimRefused,
     ClaimUsed,
-    Conflict,
     CsrRefused,
     DeviceExists,
     MalformedClaim,
@@ -30,12 +28,11 @@ from fleet_server.changes import ChangeFeed
 from fleet_server.db.models import Audit, Device
 from fleet_server.db.models import Claim as ClaimRow
 from fleet_server.ports import Authority, Clock, SignedMetadata
+from fleet_server.services.claims import Pins, Wish, add_claim
 from fleet_server.services.csr import DeviceKeys, read_csr
 
-MAX_TTL_S: Final = 90 * 86_400.0
-"""A claim is a secret on a card in somebody's pocket; it does not live longer than a season."""
-_REFUSED: Final = "this claim is unknown, wrong or expired; make a new one with `fleetctl claim create`"
-"""One sentence for all three, so that a stranger learns nothing about which claims exist."""
+_REFUSED: Final = "this claim is unknown, wrong, expired or revoked; make a new one with `fleetctl claim create`"
+"""One sentence for all four, so that a stranger learns nothing about which claims exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +65,10 @@ class Enrolment:
 
     def create_claim(self, device: DeviceId, board: BoardName, ttl_s: float, who: str) -> Claim:
         """A one-time right to enrol as ``device``; its secret is in the returned claim only. Raises Conflict."""
-        if device == SERVER_NAME:
-            # The broker takes rights from the certificate's name, and this name has all of them.
-            raise Conflict(f"{SERVER_NAME} is the server's own name; name the device otherwise")
-        if not 0 < ttl_s <= MAX_TTL_S:
-            raise Conflict(f"a claim lives between a second and {MAX_TTL_S / 86_400:.0f} days")
-        now, secret = self._clock(), secrets.token_bytes(claims.SECRET_BYTES)
-        row = ClaimRow(
-            id=secrets.token_hex(6),
-            secret_sha256=hashlib.sha256(secret).digest(),
-            device_id=device,
-            board=board,
-            created_at=now,
-            created_by=who,
-            expires_at=now + ttl_s,
-        )
-        claim = Claim(row.id, secret, claims.pin_of(self._ca.certificate_der), claims.pin_of(self._tuf.root()))
         with self._sessions.begin() as session:
-            session.add(row)
-            _audit(session, now, who, "claim.create", device, f"for board {board}, valid {ttl_s:.0f} s")
+            pins = Pins.of(self._ca, self._tuf)
+            claim = add_claim(session, Wish(device, board), ttl_s, who, now=self._clock(), pins=pins)
+        self._changes.publish("claim", claim.claim_id)
         return claim
 
     def enrol(self, request: EnrolmentRequest, now: float) -> EnrolmentReply:
@@ -150,7 +132,7 @@ def _claim(session: Session, request: EnrolmentRequest, now: float) -> ClaimRow:
         raise ClaimRefused(_REFUSED) from error
     expected = bytes(32) if row is None else row.secret_sha256
     is_right = hmac.compare_digest(offered, expected)
-    if row is None or not is_right or now >= row.expires_at:
+    if row is None or not is_right or now >= row.expires_at or row.revoked_at is not None:
         raise ClaimRefused(_REFUSED)
     if request.board != row.board:
         raise ClaimRefused(f"this claim is for board {row.board}, the device says {request.board[:80]!r}")
@@ -161,7 +143,7 @@ def _spend(session: Session, claim: ClaimRow, keys: DeviceKeys, now: float) -> b
     """Take the claim for these keys, in one statement so that of many at once one wins; whether it was theirs already."""
     result = session.execute(
         update(ClaimRow)
-        .where(ClaimRow.id == claim.id, ClaimRow.used_at.is_(None))
+        .where(ClaimRow.id == claim.id, ClaimRow.used_at.is_(None), ClaimRow.revoked_at.is_(None))
         .values(used_at=now, used_by=keys.identity)
     )
     assert isinstance(result, CursorResult)  # noqa: S101  # what an UPDATE gives; the type is wider
@@ -183,7 +165,7 @@ def _admit(session: Session, claim: ClaimRow, keys: DeviceKeys, serial: str, now
             bucket=bucket_of(device),
             board=claim.board,
             state="active",
-            tags={},
+            tags=claim.tags,
             enrolled_at=now,
             tls_spki=keys.spki,
             hpke_key=keys.hpke,

@@ -1,10 +1,10 @@
-"""Rollouts, releases, claims and the audit as people see them: the read-only companion of :mod:`overview`."""
+"""Rollouts, releases and the audit as people see them: the read-only companion of :mod:`overview`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -12,13 +12,12 @@ from sqlalchemy.orm import Session
 from fleet_protocol import manifest as manifests
 from fleet_protocol.errors import NotFound, StateTimedOut
 from fleet_protocol.states import UNSUCCESSFUL, DeploymentState
-from fleet_server.db.models import Audit, Claim, Device, Release, Rollout, RolloutDevice, Variant, Wave
+from fleet_server.db.models import Audit, Device, Release, Rollout, RolloutDevice, Variant, Wave
 from fleet_server.rollout.membership import Preview
 from fleet_server.services.overview import MAX_PAGE, attempt_views
 from fleet_server.services.views import (
     AttemptView,
     AuditView,
-    ClaimView,
     PreviewView,
     ReleaseView,
     RolloutView,
@@ -111,36 +110,12 @@ def release_views(db: Session, *, before: int | None = None, limit: int = 50) ->
     return _release_views(db, db.scalars(query).all())
 
 
-def claim_views(db: Session, *, now: float, limit: int = MAX_PAGE) -> tuple[ClaimView, ...]:
-    """Claims, newest first, without their secrets."""
-    rows = db.scalars(select(Claim).order_by(Claim.created_at.desc(), Claim.id).limit(max(1, min(limit, MAX_PAGE))))
-    return tuple(
-        ClaimView(
-            id=row.id,
-            device_id=row.device_id,
-            board=row.board,
-            state=_claim_state(row, now=now),
-            created_at=row.created_at,
-            created_by=row.created_by,
-            expires_at=row.expires_at,
-            used_at=row.used_at,
-        )
-        for row in rows
-    )
-
-
 def audit_views(db: Session, *, before: int | None = None, limit: int = 50) -> tuple[AuditView, ...]:
     """The audit, newest first; ``before``: only older entries than this id."""
     query = select(Audit).order_by(Audit.id.desc()).limit(max(1, min(limit, MAX_PAGE)))
     if before is not None:
         query = query.where(Audit.id < before)
     return tuple(AuditView(row.id, row.at, row.who, row.action, row.subject, row.reason) for row in db.scalars(query))
-
-
-def _claim_state(row: Claim, *, now: float) -> Literal["open", "used", "expired"]:
-    if row.used_at is not None:
-        return "used"
-    return "open" if now < row.expires_at else "expired"
 
 
 def _rollout_views(db: Session, rollouts: Sequence[Rollout], *, now: float) -> tuple[RolloutView, ...]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from fleet_server.rollout.membership import Excluded, PlannedDevice, PlannedWave
 
+ClaimState = Literal["open", "used", "expired", "revoked"]
 Presence = Literal["online", "silent", "offline", "never", "revoked"]
 """silent: the broker holds its connection but no report came for a while; never: enrolled, not heard of yet."""
 
@@ -224,16 +225,21 @@ class ReleaseView:
 
 @dataclass(frozen=True, slots=True)
 class ClaimView:
-    """A claim without its secret. ``state``: open | used | expired."""
+    """A claim without its secret. ``used_by``: digest of the device's keys that redeemed it, hexadecimal."""
 
     id: str
     device_id: str
     board: str
-    state: Literal["open", "used", "expired"]
+    tags: dict[str, str]
+    state: ClaimState
     created_at: float
     created_by: str
     expires_at: float
     used_at: float | None
+    used_by: str | None
+    revoked_at: float | None
+    revoked_by: str | None
+    revoked_because: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session as DbSession
 from fleet_protocol.errors import NotAuthenticated
 from fleet_server.db.models import Claim, Device, Release, Rollout
 from fleet_server.fleet import Fleet
-from fleet_server.services import overview, records
+from fleet_server.services import claims, overview, records
 from fleet_server.services.tokens import PERMISSIONS, SESSION_LIFE_S, Permission, Principal
-from fleet_server.services.views import RolloutView
+from fleet_server.services.views import ClaimState, RolloutView
 from fleet_server.web.auth import COOKIE, address_of, fleet_of, need, web_of
 from fleet_server.web.rendering import page
 from fleet_server.web.verbs import VERBS, WORDS, RolloutVerb, act
@@ -84,6 +84,35 @@ def rollout_page(
         "verbs": [(verb, WORDS[verb], rollout.state in WORDS[verb].states) for verb in VERBS],
     }
     return page(request, "rollout.html", _common(fleet, principal, now) | values)
+
+
+@router.get("/claims", response_class=HTMLResponse)
+def claims_page(
+    request: Request, fleet: FleetHere, principal: Reader, state: ClaimState | Literal[""] = ""
+) -> HTMLResponse:
+    """Who may join, who did, and which rights ran out or were withdrawn."""
+    now = fleet.clock()
+    with fleet.readers() as db:
+        found, totals = claims.claim_views(db, now=now, state=state, limit=_PAGE), claims.claim_counts(db, now=now)
+    values = {
+        "claims": found,
+        "totals": totals,
+        "state": state,
+        "whole": totals[state] if state else sum(totals.values()),
+    }
+    return page(request, "claims.html", _common(fleet, principal, now) | values)
+
+
+@router.post("/claims/{claim}/revoke")
+def revoke_claim(
+    claim: str,
+    fleet: FleetHere,
+    principal: Annotated[Principal, need("claims.write")],
+    reason: Annotated[str, Form(min_length=1, max_length=400)],
+) -> Response:
+    """Withdraw a claim with a reason, then show the claims."""
+    fleet.claims.revoke(claim, principal.name, reason)
+    return RedirectResponse("/claims", status_code=_SEE_OTHER)
 
 
 @router.post("/rollouts/{rollout_id}/{verb}")

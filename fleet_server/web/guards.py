@@ -17,7 +17,10 @@ from fleet_server.web.problems import problem
 MAX_BODY_BYTES: Final = 65_536
 MAX_UPLOAD_BYTES: Final = MAX_PAYLOAD_BYTES + 100 * 1024**2
 """A package: one payload of the largest size, manifests, and room for the multipart frame."""
-UPLOAD_PATHS: Final = frozenset({"/v1/releases"})
+MAX_BATCH_BYTES: Final = 1024**2
+"""A production run's wishes: a thousand devices with their tags."""
+LONGER_BODIES: Final[Mapping[str, int]] = {"/v1/releases": MAX_UPLOAD_BYTES, "/v1/claims/batch": MAX_BATCH_BYTES}
+"""Paths that take more than ``MAX_BODY_BYTES``."""
 
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -77,7 +80,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = MAX_UPLOAD_BYTES if scope["path"] in UPLOAD_PATHS else MAX_BODY_BYTES
+        limit = LONGER_BODIES.get(scope["path"], MAX_BODY_BYTES)
         announced = Headers(scope=scope).get("content-length", "0")
         if not announced.isdecimal() or int(announced) > limit:
             refusal = problem(413, "input-too-large", f"this address takes bodies of at most {limit} bytes")

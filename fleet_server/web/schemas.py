@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fleet_server.services.claims import MAX_BATCH
 from fleet_server.services.tokens import Role
 
 MAX_REASON: int = 400
@@ -26,6 +27,21 @@ class ClaimOrder(_Body):
 
     device: str = Field(max_length=63)
     board: str = Field(max_length=63)
+    ttl_s: float = Field(default=86_400.0, gt=0, le=365 * 86_400.0)
+
+
+class ClaimWish(_Body):
+    """A device of a batch; ``tags`` are its own from the moment at which it enrols."""
+
+    device: str = Field(max_length=63)
+    board: str = Field(max_length=63)
+    tags: dict[str, str] = Field(default_factory=dict, max_length=32)
+
+
+class ClaimBatch(_Body):
+    """Claims for several devices, all or none, valid for ``ttl_s`` seconds."""
+
+    devices: tuple[ClaimWish, ...] = Field(min_length=1, max_length=MAX_BATCH)
     ttl_s: float = Field(default=86_400.0, gt=0, le=365 * 86_400.0)
 
 

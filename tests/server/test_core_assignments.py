@@ -15,7 +15,7 @@ from fleet_server.ceremony import Founding
 from fleet_server.db.models import Assignment, Desired, Device
 from fleet_server.fleet import Fleet
 from fleet_server.services.assignments import RENEWAL_S, VALIDITY_S, Unsent
-from fleet_server.services.devices import MAX_TAGS
+from fleet_server.tags import MAX_TAGS
 from tests.server.kit import SteppedClock, enrol, manifest_of, release
 
 SLOT = SlotName("textline")
