@@ -13,7 +13,9 @@ import msgspec
 from fleet_protocol.errors import MalformedBoard, MalformedIdentifier
 from fleet_protocol.identifiers import board_name
 
-RuntimeName = Literal["onnxruntime", "openvino", "litert", "tflite-runtime", "null"]
+RuntimeName = Literal[
+    "onnxruntime", "openvino", "litert", "tflite-runtime", "edgetpu", "hailo", "tensorrt", "null",
+]  # fmt: skip
 Architecture = Literal["x86_64", "aarch64", "armv7l"]
 
 

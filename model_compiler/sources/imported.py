@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fleet_protocol.errors import ModelNotLoadable, WorkerDied
-from model_compiler.errors import MalformedModel, ParityBroken, UnsupportedModel
+from model_compiler.errors import MalformedModel, MissingExtra, ParityBroken, UnsupportedModel
 from model_compiler.isolated import alone
 from model_compiler.onnx_session import OnnxSession
 from model_compiler.sources import TITLES, Kind
@@ -157,8 +157,8 @@ def _from_torch(content: bytes) -> bytes:
         import onnxscript  # noqa: F401  # torch's exporter needs it, and says so only when it is called
         import torch
     except ImportError as error:
-        raise UnsupportedModel(
-            "PyTorch is not installed; install edgefleet[torch], or export the model to ONNX"
+        raise MissingExtra(
+            "a PyTorch program needs PyTorch; install edgefleet[torch], or export the model to ONNX"
         ) from error
     with tempfile.TemporaryDirectory() as folder:
         path, made = Path(folder) / "model.pt2", Path(folder) / "model.onnx"

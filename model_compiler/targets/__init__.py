@@ -26,6 +26,9 @@ _MODULES: Final[dict[RuntimeName, str]] = {
     "openvino": "model_compiler.targets.openvino",
     "litert": "model_compiler.targets.litert",
     "tflite-runtime": "model_compiler.targets.tflite_runtime",
+    "edgetpu": "model_compiler.targets.vendor:EDGETPU",
+    "hailo": "model_compiler.targets.vendor:HAILO",
+    "tensorrt": "model_compiler.targets.vendor:TENSORRT",
 }
 
 
@@ -45,7 +48,7 @@ class Session(Protocol):
 
 
 class Target(Protocol):
-    """A runtime. A module under ``targets/`` is one: these are its names."""
+    """A runtime. A module under ``targets/``, or a value in one, is one: these are its names."""
 
     RUNTIME: RuntimeName
     PREFIX: str
@@ -92,4 +95,6 @@ def target(runtime: RuntimeName) -> Target:
     if runtime not in _MODULES:
         known = ", ".join(_MODULES)
         raise UnwantedVariant(f"this compiler makes variants for {known}, not for {runtime}; leave its boards out")
-    return cast("Target", importlib.import_module(_MODULES[runtime]))
+    module, _, name = _MODULES[runtime].partition(":")
+    found = importlib.import_module(module)
+    return cast("Target", getattr(found, name) if name else found)

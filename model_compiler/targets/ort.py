@@ -7,6 +7,7 @@ from typing import Final
 
 from fleet_protocol.board import RuntimeName
 from fleet_protocol.manifest import MODEL_PART, Precision, Preprocessing
+from model_compiler import graph
 from model_compiler.errors import UnwantedVariant
 from model_compiler.onnx_session import OnnxSession
 from model_compiler.samples import CalibrationSet
@@ -28,17 +29,18 @@ def candidates(
     """fp32: the normalised model itself. fp16: its weights halved. int8: one candidate per clipping of ``ranges``."""
     del samples
     if precision == "fp32":
-        return [Candidate("float", model.content)]
+        return [Candidate("float", graph.lazy(model.content))]
     if precision == "fp16":
         return [Candidate("half", _halved(model))]
     if precision == "int8" and ranges is not None:
-        return quantize.candidates(model, ranges)
+        found = quantize.candidates(model, ranges)
+        return [Candidate(each.method, graph.lazy(each.model)) for each in found]
     raise UnwantedVariant(f"int8 needs calibrated ranges, and ONNX Runtime has no {precision} otherwise")
 
 
 def from_qdq(model: bytes) -> bytes:
-    """ONNX Runtime's own form of integers."""
-    return model
+    """ONNX Runtime's own form of integers; a cascade's second model goes into a branch."""
+    return graph.lazy(model)
 
 
 def open_session(model: bytes, *, threads: int, optimised: bool) -> OnnxSession:
