@@ -258,6 +258,14 @@ class CertificateRefused(RefusedRequest):
     code = "certificate-refused"
 
 
+class CertificateExpired(CertificateRefused):
+    code = "certificate-expired"
+
+
+class CertificateSuperseded(CertificateRefused):
+    code = "certificate-superseded"
+
+
 class CsrRefused(RefusedRequest):
     code = "csr-refused"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,7 @@ from fleet_server.services.devices import Devices
 from fleet_server.services.enrolment import Address, Enrolment
 from fleet_server.services.ingest import Ingest
 from fleet_server.services.releases import Releases
+from fleet_server.services.renewal import Renewals
 from fleet_server.services.rollouts import Rollouts
 from fleet_server.services.sealing import ContentKeys
 from fleet_server.tuf_metadata import OnlineKeys
@@ -57,6 +59,7 @@ def open_fleet(state: Path, clock: Clock, *, listen: str | None = None, broker_p
         blobs=blobs,
         claims=Claims(sessions, ca, tuf, changes, clock),
         enrolment=Enrolment(sessions, ca, tuf, changes, clock, address),
+        renewals=Renewals(sessions, ca, changes, fleet, secrets.token_bytes(32)),
         devices=Devices(sessions, changes, clock),
         releases=Releases(sessions, tuf, blobs, changes, clock),
         assignments=assignments,

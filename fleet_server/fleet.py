@@ -19,6 +19,7 @@ from fleet_server.services.devices import Devices
 from fleet_server.services.enrolment import Enrolment
 from fleet_server.services.ingest import Ingest
 from fleet_server.services.releases import Releases
+from fleet_server.services.renewal import Renewals
 from fleet_server.services.rollouts import Rollouts
 
 
@@ -35,6 +36,7 @@ class Fleet:
     blobs: BlobStore
     claims: Claims
     enrolment: Enrolment
+    renewals: Renewals
     devices: Devices
     releases: Releases
     assignments: Assignments

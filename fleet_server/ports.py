@@ -59,6 +59,10 @@ class Authority(Protocol):
         """A short-lived client certificate that names the device and grants nothing else."""
         ...
 
+    def issue_again(self, key: ec.EllipticCurvePublicKey, device: DeviceId, serial: str) -> x509.Certificate:
+        """The certificate that ``issue_device`` made with this serial number (hexadecimal), once more."""
+        ...
+
 
 class SignedMetadata(Protocol):
     """The fleet's TUF metadata as the services need it."""

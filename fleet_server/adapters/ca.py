@@ -7,6 +7,7 @@ verifier that checks these chains refuses Ed25519.
 from __future__ import annotations
 
 import ipaddress
+import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +32,7 @@ CA_DAYS: Final = 3650
 SERVER_DAYS: Final = 825
 DEVICE_DAYS: Final = 30
 KICK_MINUTES: Final = 5
+_RANDOM_BITS: Final = 80
 _EARLIER: Final = timedelta(minutes=5)
 """Certificates begin this much in the past: clocks differ."""
 
@@ -38,9 +40,15 @@ _EARLIER: Final = timedelta(minutes=5)
 class FleetAuthority:
     """Issues certificates. Made by :func:`found_authority` or read by :func:`read_authority`."""
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+    def __init__(
+        self,
+        key: ec.EllipticCurvePrivateKey,
+        certificate: x509.Certificate,
+        device_life: timedelta = timedelta(days=DEVICE_DAYS),
+    ) -> None:
         self._key = key
         self.certificate = certificate
+        self._device_life = device_life
 
     @property
     def certificate_der(self) -> bytes:
@@ -58,8 +66,15 @@ class FleetAuthority:
 
     def issue_device(self, key: ec.EllipticCurvePublicKey, device: DeviceId, now_s: float) -> x509.Certificate:
         """A 30-day client certificate: CN and SAN name the device, nothing else is granted."""
+        return self._device(key, device, _new_serial(int(now_s)))
+
+    def issue_again(self, key: ec.EllipticCurvePublicKey, device: DeviceId, serial: str) -> x509.Certificate:
+        """The certificate that :meth:`issue_device` made with this ``serial`` (hexadecimal), byte for byte."""
+        return self._device(key, device, int(serial, 16))
+
+    def _device(self, key: ec.EllipticCurvePublicKey, device: DeviceId, serial: int) -> x509.Certificate:
         uri = x509.UniformResourceIdentifier(DEVICE_URN + device)
-        return self._client(key, device, [uri], now_s, timedelta(days=DEVICE_DAYS))
+        return self._client(key, device, [uri], _issued_at(serial), self._device_life, serial)
 
     def issue_takeover(self, key: ec.EllipticCurvePublicKey, device: DeviceId, now_s: float) -> x509.Certificate:
         """A certificate of minutes in a revoked device's name: connecting with it ends the device's live session."""
@@ -82,8 +97,9 @@ class FleetAuthority:
         names: Sequence[x509.GeneralName],
         now_s: float,
         validity: timedelta,
+        serial: int | None = None,
     ) -> x509.Certificate:
-        return self._issue(key, name, names, ExtendedKeyUsageOID.CLIENT_AUTH, now_s, validity)
+        return self._issue(key, name, names, ExtendedKeyUsageOID.CLIENT_AUTH, now_s, validity, serial)
 
     def _issue(
         self,
@@ -93,6 +109,7 @@ class FleetAuthority:
         usage: x509.ObjectIdentifier,
         now_s: float,
         validity: timedelta,
+        serial: int | None = None,
     ) -> x509.Certificate:
         start = datetime.fromtimestamp(int(now_s), UTC)
         builder = (
@@ -100,8 +117,8 @@ class FleetAuthority:
             .subject_name(_common_name(name))
             .issuer_name(self.certificate.subject)
             .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(start - _EARLIER)
+            .serial_number(x509.random_serial_number() if serial is None else serial)
+            .not_valid_before(start - min(_EARLIER, validity))
             .not_valid_after(start + validity)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
@@ -110,7 +127,7 @@ class FleetAuthority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
-        return builder.sign(self._key, hashes.SHA256())
+        return builder.sign(self._key, hashes.SHA256(), ecdsa_deterministic=True)
 
 
 def found_authority(fleet: str, now_s: float) -> FleetAuthority:
@@ -131,6 +148,15 @@ def found_authority(fleet: str, now_s: float) -> FleetAuthority:
         .sign(key, hashes.SHA256())
     )
     return FleetAuthority(key, certificate)
+
+
+def _new_serial(now_s: int) -> int:
+    """Issue time and 80 random bits: with it the same certificate can be made again, and nobody guesses the next one."""
+    return now_s << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+
+
+def _issued_at(serial: int) -> int:
+    return serial >> _RANDOM_BITS
 
 
 def read_authority(key: Path, certificate: Path) -> FleetAuthority:

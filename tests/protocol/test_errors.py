@@ -59,6 +59,8 @@ CODES = [
     "device-exists",
     "device-revoked",
     "certificate-refused",
+    "certificate-expired",
+    "certificate-superseded",
     "csr-refused",
     "no-matching-variant",
 ]

@@ -21,6 +21,7 @@ from tests.server.web_kit import WebServer, served
 
 PUBLIC = {
     ("GET", "/v1/health"), ("GET", "/v1/ca"), ("GET", "/v1/meta/{name:path}"), ("POST", "/v1/enrol"),
+    ("GET", "/v1/renew"), ("POST", "/v1/renew"),
     ("GET", "/login"), ("POST", "/login"),
 }  # fmt: skip
 

@@ -11,13 +11,13 @@ from fastapi.responses import Response
 from fleet_protocol import metadata_bundle, strict_json
 from fleet_protocol.claim import EnrolmentRequest
 from fleet_protocol.errors import MalformedMessage, NotFound
+from fleet_protocol.renewal import RenewalRequest, parse_request
 from fleet_server.fleet import Fleet
 from fleet_server.version import version
 from fleet_server.web.auth import address_of, fleet_of, web_of
 from fleet_server.web.schemas import Health
 
 router = APIRouter(prefix="/v1", tags=["public"])
-MODELS = "models.json"
 BUNDLE = "bundle"
 """Name under which all metadata is served at once, packed as on the broker (SPEC 4.4)."""
 
@@ -33,6 +33,23 @@ _ENROL_SCHEMA: dict[str, Any] = {
                     "type": "object",
                     "required": ["claim_id", "secret", "csr", "board"],
                     "properties": {name: {"type": "string"} for name in ("claim_id", "secret", "csr", "board")},
+                    "additionalProperties": False,
+                }
+            }
+        },
+    }
+}
+
+
+_RENEW_SCHEMA: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": list(RenewalRequest.__struct_fields__),
+                    "properties": {name: {"type": "string"} for name in RenewalRequest.__struct_fields__},
                     "additionalProperties": False,
                 }
             }
@@ -80,8 +97,6 @@ def metadata(name: str, fleet: Annotated[Fleet, Depends(fleet_of)]) -> Response:
     """
     if name == MODELS:
         return Response(fleet.tuf.models(), media_type="application/json")
-    if name == MODELS:
-        return Response(fleet.tuf.models(), media_type="application/json")
     files = fleet.tuf.files()
     if name == BUNDLE:
         return Response(metadata_bundle.pack(files), media_type="application/octet-stream")
@@ -100,4 +115,17 @@ def enrol(fleet: Annotated[Fleet, Depends(fleet_of)], body: Annotated[bytes, Dep
         # The value is not repeated: the body holds the claim's secret.
         raise MalformedMessage("an enrolment request has claim_id, secret, csr and board, all texts") from error
     reply = fleet.enrolment.enrol(order, fleet.clock())
+    return Response(msgspec.json.encode(reply), media_type="application/json")
+
+
+@router.get("/renew", response_class=Response, dependencies=[Depends(_enrol_limit)])
+def renewal_challenge(fleet: Annotated[Fleet, Depends(fleet_of)]) -> Response:
+    """What a device signs to have its certificate renewed; good for five minutes (SPEC 9.3.2)."""
+    return Response(msgspec.json.encode(fleet.renewals.challenge(fleet.clock())), media_type="application/json")
+
+
+@router.post("/renew", response_class=Response, dependencies=[Depends(_enrol_limit)], openapi_extra=_RENEW_SCHEMA)
+def renew(fleet: Annotated[Fleet, Depends(fleet_of)], body: Annotated[bytes, Depends(_body)]) -> Response:
+    """Renew a device certificate that is still valid, for a new key (SPEC 9.3)."""
+    reply = fleet.renewals.renew(parse_request(body), fleet.clock())
     return Response(msgspec.json.encode(reply), media_type="application/json")
