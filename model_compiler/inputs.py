@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from fleet_protocol.board import Board
 from fleet_protocol.identifiers import Digest, digest_of
@@ -24,7 +26,8 @@ MAX_SPLIT: Final = 300
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """One compilation's inputs. ``settings_digest`` covers recipe, classes and boards, ``evaluation_digest`` also the
-    labels. ``notes``: what was found out on the way and belongs into the record.
+    labels. ``members``: the models of an ensemble; ``source`` is then the first, with the digest of all. ``notes``: what was
+    found out on the way and belongs into the record.
     """
 
     recipe: Recipe
@@ -38,6 +41,7 @@ class Inputs:
     evaluation_digest: Digest
     settings_digest: Digest
     notes: tuple[str, ...] = ()
+    members: tuple[Source, ...] = ()
 
 
 def gather(path: Path) -> Inputs:
@@ -56,13 +60,16 @@ def gather_text(content: str, folder: Path, notes: tuple[str, ...] = ()) -> Inpu
     profiles = [boards.load(name, folder) for name in wanted.boards]
     _refuse_twins([board for board, _ in profiles])
     classes = _classes(wanted, folder)
-    task = wanted.postprocessing.of(classes)
+    source, members = _sources(wanted, folder)
+    # An ensemble's graph gives confidences: whatever its members' scores need is inside.
+    reading = msgspec.structs.replace(wanted.postprocessing, activation="none") if members else wanted.postprocessing
+    task = reading.of(classes)
     table = read_labels(folder / wanted.data.labels) if wanted.data.labels else ""
     calibration, evaluation = _images(wanted, folder, table, classes)
     settings = [content.encode(), "\n".join(classes).encode(), *(text for _, text in profiles)]
     return Inputs(
         recipe=wanted,
-        source=load.read(folder / wanted.source),
+        source=source,
         classes=classes,
         task=task,
         boards=tuple(board for board, _ in profiles),
@@ -72,7 +79,15 @@ def gather_text(content: str, folder: Path, notes: tuple[str, ...] = ()) -> Inpu
         evaluation_digest=images.digest([each.image for each in evaluation], table.encode()),
         settings_digest=digest_of(b"".join(len(each).to_bytes(8, "big") + each for each in settings)),
         notes=notes,
+        members=members,
     )
+
+
+def _sources(wanted: Recipe, folder: Path) -> tuple[Source, tuple[Source, ...]]:
+    if wanted.ensemble is None:
+        return load.read(folder / wanted.source), ()
+    members = tuple(load.read(folder / each) for each in wanted.ensemble.sources)
+    return replace(members[0], digest=digest_of("".join(each.digest for each in members).encode())), members
 
 
 def split(everything: Sequence[LabelledImage]) -> tuple[tuple[LabelledImage, ...], tuple[LabelledImage, ...]]:

@@ -14,9 +14,22 @@ from model_compiler.inputs import Inputs
 from model_compiler.progress import Report, tracked
 from model_compiler.report import assemble
 from model_compiler.report.record import Record, Timing
-from model_compiler.stages import bake, calibrate, compete, golden, load, measure, normalise, package, parity, quantize
+from model_compiler.stages import (
+    bake,
+    calibrate,
+    compete,
+    ensemble,
+    golden,
+    load,
+    measure,
+    normalise,
+    package,
+    parity,
+    quantize,
+)
 from model_compiler.stages.calibrate import Ranges
 from model_compiler.stages.compete import Outcome
+from model_compiler.stages.load import Source
 from model_compiler.stages.normalise import FloatModel
 from model_compiler.stages.plan import Build, plan
 from model_compiler.targets import target
@@ -37,6 +50,7 @@ class Proved:
     manifest: Manifest
     payload: bytes
     timing: Timing
+    share_second: float | None
 
 
 def compile_inputs(inputs: Inputs, jobs: int, report: Report) -> Compiled:
@@ -54,7 +68,7 @@ def compile_inputs(inputs: Inputs, jobs: int, report: Report) -> Compiled:
     ]
     content = _packed(proved)
     finished = {each.manifest.variant: found.answers[name] for name, each in zip(found.chosen, proved, strict=True)}
-    made = [assemble.made(each.manifest, each.timing) for each in proved]
+    made = [assemble.made(each.manifest, each.timing, each.share_second) for each in proved]
     tried = [
         assemble.tried(trial, len(found.made[name][1].model), is_chosen=name in found.chosen)
         for name, trial in found.trials.items()
@@ -65,13 +79,21 @@ def compile_inputs(inputs: Inputs, jobs: int, report: Report) -> Compiled:
 
 def _normalised(inputs: Inputs, report: Report) -> FloatModel:
     """A model in the common form that computes what the source computes."""
-    wanted, path = inputs.recipe.preprocessing, inputs.source.path
-    for _ in tracked(report, "normalise", [path], 1):
-        source = load.load(inputs.source)
-        original = parity.runnable(source)
-        model = normalise.normalise(source, wanted, inputs.task, path)
-        pictures = images.sample(inputs.calibration, parity.IMAGES)
-        parity.check_parity(original, model.content, (preprocess(images.decode(each), wanted) for each in pictures))
+    sources = inputs.members or (inputs.source,)
+    models = [_one(inputs, source) for source in tracked(report, "normalise", sources, len(sources))]
+    if inputs.recipe.ensemble is None:
+        return models[0]
+    rule = inputs.recipe.combination
+    return ensemble.joined(models, rule, inputs.recipe.preprocessing, inputs.task, inputs.calibration)
+
+
+def _one(inputs: Inputs, source: Source) -> FloatModel:
+    wanted = inputs.recipe.preprocessing
+    loaded = load.load(source)
+    original = parity.runnable(loaded)
+    model = normalise.normalise(loaded, wanted, inputs.task, source.path)
+    pictures = images.sample(inputs.calibration, parity.IMAGES)
+    parity.check_parity(original, model.content, (preprocess(images.decode(each), wanted) for each in pictures))
     return model
 
 
@@ -87,7 +109,11 @@ def _variant(inputs: Inputs, model: FloatModel, name: str, found: Outcome) -> Pr
     evaluated = [sample.image for sample in inputs.evaluation]
     candidate, wanted = bake.baked(build, candidate, recipe.preprocessing, recipe.baked, inputs.task, evaluated)
     frames = golden.make(build, candidate.model, inputs.evaluation, found.answers[name], wanted, recipe.golden.frames)
-    timing = measure.measure(build.runtime, candidate.model, [tensors[0] for tensors, _ in frames.frames])
+    is_lazy = bool(inputs.members) and build.runtime == "onnxruntime"  # elsewhere both models are always computed
+    share = ensemble.share_asked(candidate.model, evaluated, wanted) if is_lazy else None
+    # Golden frames are chosen to be hard: a cascade is timed on pictures as they come.
+    typical = [preprocess(images.decode(each), wanted) for each in images.sample(evaluated, 32)] if share else []
+    timing = measure.measure(build.runtime, candidate.model, typical or [tensors[0] for tensors, _ in frames.frames])
     measured = Measured(
         metric=found.metric,
         value=round(found.trials[name].accuracy, 6),
@@ -99,9 +125,8 @@ def _variant(inputs: Inputs, model: FloatModel, name: str, found: Outcome) -> Pr
     manifest, payload = package.manifest_of(
         inputs, build, candidate.model, package.tensors(model, frames), wanted, frames, measured, versions
     )
-    return Proved(
-        manifest, payload, Timing(p50_ms=timing.p50_ms, p95_ms=timing.p95_ms, resident_bytes=timing.resident_bytes)
-    )
+    taken = Timing(p50_ms=timing.p50_ms, p95_ms=timing.p95_ms, resident_bytes=timing.resident_bytes)
+    return Proved(manifest, payload, taken, share)
 
 
 def _packed(proved: list[Proved]) -> bytes:

@@ -13,10 +13,12 @@ from fleet_protocol.errors import MalformedIdentifier
 from fleet_protocol.manifest import Baked, Precision, Preprocessing
 from fleet_protocol.tasks import Postprocessing
 from model_compiler.errors import MalformedRecipe
+from model_compiler.graph import Combination, Rule
 
 MAX_BYTES: Final = 1 << 20
 MAX_FRAMES: Final = 64
 MAX_SIDE: Final = 8192
+MAX_MEMBERS: Final = 8
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -40,6 +42,18 @@ class Classes(_Table, frozen=True):
 
     names: tuple[str, ...] = ()
     file: str = ""
+
+
+class Ensemble(_Table, frozen=True):
+    """Several classifiers that answer as one: ``sources`` are their files, in the order that a cascade asks them.
+
+    ``average`` of their confidences, ``vote`` of their classes, ``cascade``: the second is asked where the first is less
+    confident than ``threshold``.
+    """
+
+    sources: tuple[str, ...]
+    combine: Rule
+    threshold: float = 0.0
 
 
 class Reading(_Table, frozen=True, omit_defaults=True):
@@ -94,16 +108,25 @@ class Recipe(_Table, frozen=True):
     version: str
     slot: str
     counter: int
-    source: str
     boards: tuple[str, ...]
     variants: tuple[Precision, ...]
     data: Data
     classes: Classes
     preprocessing: Preprocessing
     gate: Gate
+    source: str = ""
+    ensemble: Ensemble | None = None
     postprocessing: Reading = Reading()
     baked: Baked | None = None
     golden: GoldenFrames = GoldenFrames()
+
+    @property
+    def combination(self) -> Combination:
+        """How an ensemble's members answer as one; the recipe has an ensemble."""
+        wanted, activation = self.ensemble, self.postprocessing.activation or "none"
+        if wanted is None:
+            raise RuntimeError("a recipe without an ensemble combines nothing")
+        return Combination(wanted.combine, activation, wanted.threshold)
 
 
 def parse(text: str) -> Recipe:
@@ -122,6 +145,7 @@ def parse(text: str) -> Recipe:
     _check_numbers(recipe)
     _check_preprocessing(recipe.preprocessing)
     _check_baked(recipe)
+    _check_ensemble(recipe)
     return recipe
 
 
@@ -179,3 +203,22 @@ def _check_baked(recipe: Recipe) -> None:
         raise MalformedRecipe("the size of the frame that a model takes in stands in [baked], not in [preprocessing]")
     if size is not None and not (0 < size.width <= MAX_SIDE and 0 < size.height <= MAX_SIDE):
         raise MalformedRecipe(f"baked.width and .height are 1 to {MAX_SIDE}")
+
+
+def _check_ensemble(recipe: Recipe) -> None:
+    wanted = recipe.ensemble
+    if bool(recipe.source) == (wanted is not None):
+        raise MalformedRecipe("give the model either as source or as the sources of an [ensemble]")
+    if wanted is None:
+        return
+    if recipe.postprocessing.task != "classification":
+        raise MalformedRecipe("an ensemble is made of classifiers; compile other models one by one")
+    if recipe.baked is not None:
+        raise MalformedRecipe("pre-processing cannot be baked into an ensemble; leave out [baked]")
+    if not 2 <= len(wanted.sources) <= MAX_MEMBERS:
+        raise MalformedRecipe(f"ensemble.sources are 2 to {MAX_MEMBERS} models, got {len(wanted.sources)}")
+    is_cascade = wanted.combine == "cascade"
+    if is_cascade and (len(wanted.sources) != 2 or not 0 < wanted.threshold < 1):
+        raise MalformedRecipe("a cascade has two sources and an ensemble.threshold between 0 and 1")
+    if not is_cascade and wanted.threshold:
+        raise MalformedRecipe("only a cascade has an ensemble.threshold")

@@ -52,8 +52,8 @@ def record(
     )
 
 
-def made(manifest: Manifest, timing: Timing) -> Made:
-    """What the record says of a packaged variant."""
+def made(manifest: Manifest, timing: Timing, share_second: float | None = None) -> Made:
+    """What the record says of a packaged variant; ``share_second``: how often a cascade asked its second model."""
     return Made(
         variant=manifest.variant,
         digest=digest_of_manifest(manifest),
@@ -65,6 +65,7 @@ def made(manifest: Manifest, timing: Timing) -> Made:
         accuracy=manifest.measured.value,
         model_bytes=manifest.measured.model_bytes,
         timing=timing,
+        share_second=share_second,
     )
 
 

@@ -25,14 +25,16 @@ CHANNELS = 16
 FEATURES = CHANNELS * 8 * 8
 
 
-def fitted_shapes(fit_on: range = range(20_000, 20_600)) -> onnx.ModelProto:
+def fitted_shapes(fit_on: range = range(20_000, 20_600), trunk_seed: int = 7) -> onnx.ModelProto:
     """The classifier of tests.compiler.pictures.shape, fitted to the seeds ``fit_on``; its output are scores."""
     drawn = [pictures.shape(seed) for seed in fit_on]
-    trunk = onnxruntime.InferenceSession(_model(None).SerializeToString(), providers=["CPUExecutionProvider"])
+    trunk = onnxruntime.InferenceSession(
+        _model(None, trunk_seed).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     tensors = [preprocess(pictures.as_bgr(picture), PREPROCESSING) for picture, _ in drawn]
     features = np.concatenate([trunk.run(None, {"image": tensor})[0] for tensor in tensors])
     targets = np.eye(len(pictures.SHAPES))[[label for _, label in drawn]] * 2 - 1
-    return _model(_ridge(features.astype(np.float64), targets))
+    return _model(_ridge(features.astype(np.float64), targets), trunk_seed)
 
 
 def _ridge(
@@ -44,8 +46,8 @@ def _ridge(
     return weights.astype(np.float32), (mean - centre @ weights).astype(np.float32)
 
 
-def _model(head: tuple[NDArray[np.float32], NDArray[np.float32]] | None) -> onnx.ModelProto:
-    random = np.random.default_rng(7)
+def _model(head: tuple[NDArray[np.float32], NDArray[np.float32]] | None, seed: int) -> onnx.ModelProto:
+    random = np.random.default_rng(seed)
     weights = {
         "w1": random.standard_normal((CHANNELS, 3, 3, 3)) / 4,
         "w2": random.standard_normal((CHANNELS, 1, 3, 3)) / 2,
