@@ -114,6 +114,7 @@ def _variant(inputs: Inputs, model: FloatModel, name: str, found: Outcome) -> Pr
     # Golden frames are chosen to be hard: a cascade is timed on pictures as they come.
     typical = [preprocess(images.decode(each), wanted) for each in images.sample(evaluated, 32)] if share else []
     timing = measure.measure(build.runtime, candidate.model, typical or [tensors[0] for tensors, _ in frames.frames])
+    package.check_memory(build, timing.resident_bytes)
     measured = Measured(
         metric=found.metric,
         value=round(found.trials[name].accuracy, 6),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 _EXTERNAL_MARK: Final = b"location"
+_WEIGHING: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ def load(source: Source) -> ModelProto:
         raise MalformedModel(f"{source.path} is not a valid ONNX model ({reason}); export it again") from error
     _refuse_outside(model, source.path)
     _refuse_nan(model, source.path)
+    _refuse_infinite(model, source.path)
     return model
 
 
@@ -152,4 +154,17 @@ def _refuse_nan(model: ModelProto, path: Path) -> None:
         if values.dtype.kind == "f" and np.isnan(values).any():
             raise MalformedModel(
                 f"{path}: weight {each.name!r} holds NaN; the training diverged, choose another checkpoint"
+            )
+
+
+def _refuse_infinite(model: ModelProto, path: Path) -> None:
+    import numpy as np
+    from onnx import numpy_helper
+
+    # A mask may be infinite on purpose; what is multiplied with may not.
+    weighing = {name for node in model.graph.node if node.op_type in _WEIGHING for name in node.input}
+    for each in model.graph.initializer:
+        if each.name in weighing and np.isinf(numpy_helper.to_array(each)).any():
+            raise MalformedModel(
+                f"{path}: weight {each.name!r} is infinite; the training diverged, choose another checkpoint"
             )

@@ -5,6 +5,7 @@ One float32 input of static shape, opset 17 to 20, IR 9, batch normalisation fol
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,7 @@ from model_compiler.onnx_session import OnnxSession
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
+MAX_ELEMENTS: Final = 1 << 27
 OPSET: Final = 17
 """Per-channel QDQ needs 13; ONNX Runtime otherwise accepts the file in the quantizer and refuses it when it loads."""
 _NEWEST_OPSET: Final = 20
@@ -39,6 +41,7 @@ def normalise(model: ModelProto, wanted: Preprocessing, task: Postprocessing, pa
     import onnx
 
     _fix_input(model, wanted, path)
+    _refuse_giants(model, path)
     slim = _slim(model, path)
     raised = _raise_opset(slim, path)
     shaped = onnx.shape_inference.infer_shapes(raised, data_prop=True)
@@ -79,6 +82,26 @@ def _set_shape(value: ValueInfoProto, shape: tuple[int, ...], path: Path) -> Non
         )
     for side, new in zip(tensor.shape.dim, shape, strict=True):
         side.dim_value = new
+
+
+def _refuse_giants(model: ModelProto, path: Path) -> None:
+    """Folding computes what does not depend on the picture: a file of 200 bytes must not unpack to gigabytes."""
+    import onnx
+
+    try:
+        known = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UnsupportedModel(f"{path}: shapes do not fit together ({reason}); export the model again") from error
+    makers = {name: node for node in known.node for name in node.output}
+    for value in known.value_info:
+        elements = math.prod(side.dim_value or 1 for side in value.type.tensor_type.shape.dim)
+        if elements > MAX_ELEMENTS:
+            node = makers[value.name]
+            raise UnsupportedModel(
+                f"{path}: layer {node.name or value.name!r} ({node.op_type}) makes {elements} numbers, at most {MAX_ELEMENTS} "
+                "are taken; this is no model for an edge device"
+            )
 
 
 def _slim(model: ModelProto, path: Path) -> ModelProto:
@@ -125,4 +148,6 @@ def _check_outputs(outputs: tuple[TensorSpec, ...], task: Postprocessing, path: 
             f"{path}: output {strange.name!r} is {strange.dtype} {list(strange.shape)}; export the model with float32 outputs"
         )
     if reason := objection(task, tuple(each.shape for each in outputs)):
-        raise UnsupportedModel(f"{path}: {reason}; name as many classes as the model has, and the task that it was made for")
+        raise UnsupportedModel(
+            f"{path}: {reason}; name as many classes as the model has, and the task that it was made for"
+        )

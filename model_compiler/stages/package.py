@@ -9,6 +9,7 @@ import msgspec
 
 from fleet_protocol import manifest as manifests
 from fleet_protocol.manifest import Manifest, Measured, Preprocessing, Provenance, TensorSpec
+from model_compiler.errors import UnsupportedModel
 from model_compiler.inputs import Inputs
 from model_compiler.stages.golden import GoldenSet
 from model_compiler.stages.normalise import FloatModel
@@ -28,6 +29,17 @@ def tensors(model: FloatModel, golden: GoldenSet) -> tuple[TensorSpec, tuple[Ten
 
 def _as_seen(spec: TensorSpec, tensor: NDArray[Any]) -> TensorSpec:
     return msgspec.structs.replace(spec, dtype=str(tensor.dtype), shape=tensor.shape)
+
+
+def check_memory(build: Build, resident_bytes: int) -> None:
+    """Raise UnsupportedModel where a process that holds the runtime and the model is too large for one of the boards."""
+    for board in build.boards:
+        if resident_bytes > board.limits.worker_memory_mib << 20:
+            raise UnsupportedModel(
+                f"{build.variant} takes {resident_bytes >> 20} MiB with its runtime, more than the "
+                f"{board.limits.worker_memory_mib} MiB that the board {board.name} allows a worker; "
+                "choose a smaller model, or leave this board out"
+            )
 
 
 def manifest_of(

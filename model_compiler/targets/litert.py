@@ -5,13 +5,14 @@ Its files take pictures interleaved (NHWC); outputs are kept as the ONNX model l
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,6 +44,9 @@ CONVERSION_LIMIT_S: Final = 600.0
 IMAGES: Final = 200
 _BATCH: Final = 16
 _SIGNATURE: Final = "serving_default"
+_STDERR: Final = 2
+_FIRST: Final = threading.Lock()
+_GREETED: Final = threading.Event()
 
 
 def candidates(
@@ -123,10 +127,30 @@ def _opened(model: bytes, threads: int, *, optimised: bool) -> Any:
     resolver = OpResolverType.AUTO if optimised else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:
         interpreter = Interpreter(model_content=model, num_threads=threads, experimental_op_resolver_type=resolver)
-        interpreter.allocate_tensors()
+        with _greeting_unheard():
+            interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise ModelNotLoadable(f"LiteRT cannot load the model: {_first_line(error)}") from error
     return interpreter
+
+
+@contextlib.contextmanager
+def _greeting_unheard() -> Iterator[None]:
+    """The first delegate of a process announces itself on stderr, which no option prevents; later ones are silent."""
+    with _FIRST:
+        if _GREETED.is_set():
+            told = None
+        else:
+            _GREETED.set()
+            told, nowhere = os.dup(_STDERR), os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, _STDERR)
+            os.close(nowhere)
+        try:
+            yield
+        finally:
+            if told is not None:
+                os.dup2(told, _STDERR)
+                os.close(told)
 
 
 def _laid_out(tensor: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

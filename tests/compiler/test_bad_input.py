@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from model_compiler.cli import run
+from model_compiler.stages import parity
 from tests.compiler.workshop import Workshop
 
 Capture = pytest.CaptureFixture[str]
@@ -58,6 +59,55 @@ def test_weights_that_are_nan(shapes: Workshop, capsys: Capture) -> None:
     code, name, sentence = shapes.refuse(capsys)
     assert (code, name) == (1, "malformed-model")
     assert "NaN" in sentence
+
+
+def test_weights_that_are_infinite(shapes: Workshop, capsys: Capture) -> None:
+    def spoil(model: onnx.ModelProto) -> None:
+        weight = next(each for each in model.graph.initializer if len(each.dims) == 4)
+        values = numpy_helper.to_array(weight).copy()
+        values.flat[3] = np.inf
+        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+
+    change_model(shapes, spoil)
+    code, name, sentence = shapes.refuse(capsys)
+    assert (code, name) == (1, "malformed-model")
+    assert "is infinite" in sentence
+
+
+def test_a_small_file_that_unpacks_to_gigabytes(shapes: Workshop, capsys: Capture) -> None:
+    def swell(model: onnx.ModelProto) -> None:
+        graph = model.graph
+        graph.initializer.append(numpy_helper.from_array(np.array([1 << 16, 1 << 16], np.int64), "sides"))
+        graph.node.append(helper.make_node("ConstantOfShape", ["sides"], ["desert"], name="swell"))
+        graph.node.append(helper.make_node("ReduceMean", ["desert"], ["grain"], keepdims=0))
+        scores = graph.output[0].name
+        for node in graph.node:
+            node.output[:] = ["before" if each == scores else each for each in node.output]
+        graph.node.append(helper.make_node("Add", ["before", "grain"], [scores]))
+
+    change_model(shapes, swell)
+    code, name, sentence = shapes.refuse(capsys)
+    assert (code, name) == (1, "unsupported-model")
+    assert "layer 'swell' (ConstantOfShape)" in sentence
+
+
+def test_a_model_over_the_boards_memory(shapes: Workshop, capsys: Capture) -> None:
+    shapes.write_board("tiny", "onnxruntime")
+    board = shapes.path / "tiny.toml"
+    board.write_text(board.read_text().replace("worker_memory_mib = 1024", "worker_memory_mib = 16"))
+    shapes.replace('"generic-x86_64", "raspberry-pi-5"', '"tiny.toml"')
+    code, name, sentence = shapes.refuse(capsys)
+    assert (code, name) == (1, "unsupported-model")
+    assert "16 MiB that the board tiny allows" in sentence
+
+
+def test_a_conversion_that_is_not_equal_is_refused_by_the_whole_compilation(
+    shapes: Workshop, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "TOLERANCE", -1.0)
+    code, name, sentence = shapes.refuse(capsys)
+    assert (code, name) == (1, "parity-broken")
+    assert "differs from the source" in sentence
 
 
 def test_two_inputs(shapes: Workshop, capsys: Capture) -> None:
