@@ -10,7 +10,8 @@ NoMatchingVariant ─ UnwantedVariant     a variant that no board of the recipe 
 ProofError ────┬─ ParityBroken          the normalised model does not compute what the source computes
                └─ IndecisiveModel       no golden frame could tell a good runtime from a bad one
 FleetError ────┬─ CannotWrite           the package cannot be put where it was asked for
-               └─ MissingExtra          something optional is wanted that is not installed
+               ├─ MissingExtra          something optional is wanted that is not installed
+               └─ FarmUnreachable       no scheduler of compile workers answers
 """
 
 from __future__ import annotations
@@ -67,3 +68,7 @@ class CannotWrite(FleetError):
 
 class MissingExtra(FleetError):
     code = "missing-extra"
+
+
+class FarmUnreachable(FleetError):
+    code = "farm-unreachable"

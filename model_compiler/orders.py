@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 from fleet_protocol.errors import DiskFull
 from model_compiler import cache, drafting, inputs, pipeline, toolchain
 from model_compiler.cache import Finished, PackageCache
 from model_compiler.drafting import Wish
-from model_compiler.errors import CannotWrite, MissingExtra
+from model_compiler.errors import CannotWrite, FarmUnreachable, MissingExtra
 from model_compiler.inputs import Inputs
 from model_compiler.progress import Event, Report
+
+CONNECT_S: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +70,26 @@ def fulfil_all(orders: Iterable[Order], report: Report) -> Iterator[Outcome]:
 def fulfil_on_farm(orders: Iterable[Order], scheduler: str) -> Iterator[Outcome]:
     """The orders on the workers of a Dask scheduler, which see the same files; outcomes in the orders' order.
 
-    Raises MissingExtra without Dask, otherwise what the first order that fails raises.
+    Raises MissingExtra without Dask, FarmUnreachable without a scheduler, otherwise what the first order that fails raises.
     """
     try:
         from distributed import Client
     except ImportError as error:
         raise MissingExtra("a compile farm needs Dask; install it with pip install 'edgefleet[farm]'") from error
-    with Client(scheduler) as client:
+    with _connected(Client, scheduler) as client:
         futures = [client.submit(_fulfil_silently, order, pure=False) for order in orders]
         try:
             for each in futures:
                 yield each.result()
         finally:
             client.cancel(futures)
+
+
+def _connected(client: Callable[..., Any], scheduler: str) -> Any:
+    try:
+        return client(scheduler, timeout=CONNECT_S)
+    except (OSError, ValueError) as error:
+        raise FarmUnreachable(f"no Dask scheduler answers at {scheduler}; start one, or leave out --dask") from error
 
 
 def _fulfil_silently(order: Order) -> Outcome:
