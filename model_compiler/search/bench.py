@@ -16,7 +16,7 @@ from model_compiler.stages.calibrate import Ranges
 from model_compiler.stages.normalise import FloatModel
 from model_compiler.stages.quantize import Candidate, Scheme
 
-IMAGES: Final = 24
+IMAGES: Final = 48
 MAX_TENSOR_BYTES: Final = 64 << 20
 """The images are kept as tensors, as every scheme sees them again: fewer of them where they are large."""
 
@@ -27,7 +27,7 @@ class Bench:
     def __init__(
         self, model: FloatModel, ranges: Ranges, samples: CalibrationSet, metric: Metric, journal: Journal, jobs: int
     ) -> None:
-        """``samples``: the calibration images, of which at most 24 are used; ``jobs`` threads."""
+        """``samples``: the calibration images, of which at most 48 are used; ``jobs`` threads."""
         self._model, self._ranges, self._metric, self._journal, self._jobs = model, ranges, metric, journal, jobs
         count = max(4, min(IMAGES, MAX_TENSOR_BYTES // model.input.nbytes))
         self._tensors = list(samples.some(count).tensors())

@@ -12,7 +12,7 @@ from typing import Final
 
 from model_compiler.stages.quantize import Scheme
 
-JUDGED_CLIPPINGS: Final = 2
+JUDGED_CLIPPINGS: Final = 3
 MAX_SCANNED: Final = 96
 MAX_STEPS: Final = 16
 MAX_FLOAT_SHARE: Final = 0.35
@@ -60,7 +60,7 @@ Judge = Callable[[Scheme], bool]
 def explore(ground: Landscape, noise: Noise, judge: Judge) -> list[Effect]:
     """Try schemes until one meets the budget, cheapest first; returns what each scanned layer is worth.
 
-    First every clipping by its noise, the best two judged; then, only if these do not suffice, the layers one by one, and
+    First every clipping by its noise, the best three judged; then, only if these do not suffice, the layers one by one, and
     the most worthwhile are left in float, each re-measured together with those before it.
     """
     starts = _starts(ground, noise)
