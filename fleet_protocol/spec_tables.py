@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final, get_args, get_origin, get_type_hints
+
+import msgspec
 
 from fleet_protocol import envelope, messages, metadata_bundle, package, strict_json, topics
+from fleet_protocol.board import Board
 from fleet_protocol.errors import FleetError
 from fleet_protocol.states import NEXT
 from fleet_protocol.telemetry import DEVICE_METRICS, SLOT_METRICS, Metric
@@ -63,6 +66,28 @@ def metrics() -> str:
     return _table(("of", "name", "unit", "meaning"), (*rows("device", DEVICE_METRICS), *rows("slot", SLOT_METRICS)))
 
 
+def board_keys() -> str:
+    """One row per key of a board file: what it may be, what it means."""
+
+    def rows(table: type[msgspec.Struct], prefix: str = "") -> Iterable[Sequence[str]]:
+        for key, annotated in get_type_hints(table, include_extras=True).items():
+            if isinstance(annotated, type):
+                yield from rows(annotated, f"{key}.")
+            else:
+                kind, meta = get_args(annotated)
+                yield f"`{prefix}{key}`", _kind(kind), meta.description
+
+    return _table(("key", "value", "meaning"), rows(Board))
+
+
+def _kind(kind: Any) -> str:
+    """A TOML type for people: the values that it may have, or what it is."""
+    if get_origin(kind) is tuple:
+        return f"list of {_kind(get_args(kind)[0])}"
+    names = {str: "text", int: "whole number", float: "number"}
+    return names[kind] if kind in names else ", ".join(f"`{value}`" for value in get_args(kind))
+
+
 def errors() -> str:
     """One row per error code of the contract: code, class, the family that it belongs to."""
 
@@ -88,4 +113,11 @@ def limits() -> str:
     return _table(("what", "at most", "clause"), rows)
 
 
-_TABLES: Final = {"states": states, "topics": topic_names, "metrics": metrics, "errors": errors, "limits": limits}
+_TABLES: Final = {
+    "states": states,
+    "topics": topic_names,
+    "metrics": metrics,
+    "errors": errors,
+    "limits": limits,
+    "boards": board_keys,
+}

@@ -21,6 +21,7 @@ NOUNS: Final = {
     "rollout": "Releases on their way to devices.",
     "token": "Access for people and programs.",
     "audit": "Who did what, when and why.",
+    "board": "What is known of each kind of board.",
     "image": "What a board needs on its card.",
     "completion": "Shell completion.",
 }

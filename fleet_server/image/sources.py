@@ -12,8 +12,7 @@ from typing import Final
 
 from fleet_protocol import board as boards
 from fleet_protocol.board import Board
-from fleet_protocol.errors import MalformedPackage, NotFound
-from fleet_protocol.identifiers import board_name
+from fleet_protocol.errors import MalformedBoard, MalformedPackage, NotFound
 from fleet_server.image.overlay import AgentFiles, Texts
 
 PACKAGES: Final = ("edge_agent", "fleet_protocol", "firmware_configs")
@@ -22,24 +21,46 @@ PACKAGES: Final = ("edge_agent", "fleet_protocol", "firmware_configs")
 RUNTIME_EXTRAS: Final = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "tflite"}
 """Extra of the distribution that brings a board's runtime."""
 
+_MAX_BOARD_BYTES: Final = 65_536
 _MAX_WHEEL_FILE: Final = 4_000_000
 _DISTRIBUTION: Final = "edgefleet"
 _SUFFIXES: Final = frozenset({".py", ".toml", ".md"})
 _REQUIREMENT: Final = re.compile(r"([A-Za-z0-9._-]+)([^;]*)(?:;\s*extra\s*==\s*[\"']([^\"']+)[\"'])?\s*")
 
 
+def board_names() -> list[str]:
+    """The boards of ``firmware_configs``, sorted."""
+    entries = resources.files("firmware_configs").iterdir()
+    return sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml"))
+
+
 def read_board(name_or_path: str) -> tuple[Board, bytes]:
     """A board by its name in ``firmware_configs`` or by the path of its TOML; raises NotFound or MalformedBoard."""
-    try:
-        if name_or_path.endswith(".toml"):
-            content = Path(name_or_path).read_bytes()
-        else:
-            content = (resources.files("firmware_configs") / f"{board_name(name_or_path)}.toml").read_bytes()
-    except OSError as error:
+    if name_or_path.endswith(".toml"):
+        return read_board_file(Path(name_or_path))
+    if name_or_path not in board_names():
         raise NotFound(
-            f"there is no board {name_or_path[:80]}; give a name of firmware_configs or a .toml file"
-        ) from error
-    return boards.parse(content.decode("utf-8", "replace")), content
+            f"there is no board {name_or_path[:80]}; `fleetctl board list` shows those that are known, or give a .toml file"
+        )
+    return _board((resources.files("firmware_configs") / f"{name_or_path}.toml").read_bytes(), name_or_path)
+
+
+def read_board_file(path: Path) -> tuple[Board, bytes]:
+    """The board that a file describes, and its bytes; raises NotFound or MalformedBoard."""
+    try:
+        with path.open("rb") as file:
+            return _board(file.read(_MAX_BOARD_BYTES + 1), str(path))
+    except OSError as error:
+        raise NotFound(f"the board file {path} cannot be read: {error.strerror}") from error
+
+
+def _board(content: bytes, where: str) -> tuple[Board, bytes]:
+    if len(content) > _MAX_BOARD_BYTES:
+        raise MalformedBoard(f"{where} has more than {_MAX_BOARD_BYTES} bytes, which no board needs")
+    try:
+        return boards.parse(content.decode()), content
+    except UnicodeDecodeError as error:
+        raise MalformedBoard(f"{where} is not UTF-8 text") from error
 
 
 def texts() -> Texts:

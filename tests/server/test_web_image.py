@@ -68,6 +68,14 @@ def test_every_file_belongs_to_root_and_is_dated_alike() -> None:
     assert [member.name for member in members] == sorted(member.name for member in members)
 
 
+@pytest.mark.parametrize("name", sources.board_names())
+def test_every_board_gets_an_overlay(name: str) -> None:
+    found = by_path(entries(name))
+    profile = sources.read_board(name)[0]
+    assert boards.parse((found["etc/edge-agent/board.toml"].content or b"").decode()) == profile
+    assert f"{profile.image.boot_mount.strip('/')}/edgefleet/claim" in found
+
+
 def test_only_its_owner_reads_the_claim_and_the_tar_that_holds_it(tmp_path: Path) -> None:
     found = by_path(entries())
     assert found["boot/firmware/edgefleet/claim"].mode == 0o600
