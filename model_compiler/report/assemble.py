@@ -26,9 +26,8 @@ def record(
     answers: Mapping[str, Answers],
 ) -> Record:
     """The record of the compilation that made ``package``; ``answers``: those of the packaged variants, by name."""
-    baseline = found.baseline
-    kept, seen = findings.flips(inputs.evaluation, baseline, answers)
-    labels = [sample.label for sample in inputs.evaluation]
+    panel = findings.panel(inputs, found.baseline, answers)
+    flips, seen = findings.flips(panel)
     return Record(
         schema=SCHEMA,
         package_sha256=package,
@@ -37,16 +36,16 @@ def record(
         labels=inputs.classes,
         metric=found.metric,
         baseline=round(found.baseline_score, 6),
-        samples=len(labels),
+        samples=len(inputs.evaluation),
         max_drop=inputs.recipe.gate.max_drop,
         variants=tuple(variants),
         trials=tuple(trials),
         layers=tuple(_layers(found)),
-        flips=tuple(kept),
+        flips=flips,
         flips_seen=seen,
-        changes=findings.changes(labels, baseline, answers),
-        confusions=findings.confusions(labels, baseline, answers),
-        agreement=findings.agreement({"fp32 baseline": baseline, **answers}),
+        changes=findings.changes(panel),
+        confusions=findings.confusions(panel),
+        agreement=findings.agreement(panel),
         origin=_origin(inputs),
         notes=inputs.notes,
     )

@@ -8,7 +8,7 @@ from typing import Final
 from model_compiler.report import charts
 from model_compiler.report.charts import Point
 from model_compiler.report.markup import Markup, join, table, tag
-from model_compiler.report.record import Confusion, Flip, Made, Record, Trial
+from model_compiler.report.record import Flip, Made, Record, Trial
 
 _LAYERS: Final = 24
 _KINDS: Final = ("onnxruntime", "openvino", "litert", "tflite-runtime")
@@ -134,21 +134,18 @@ def _changes(record: Record) -> Markup:
         [each.variant, str(each.broken), str(each.mended), str(each.otherwise)] for each in record.changes
     ]
     summary = table(["variant", "broken", "mended", "wrong in another way"], rows, numbers_from=1)
-    confused: list[list[str | Markup]] = [_confusion(each, record.labels) for each in record.confusions]
+    confused: list[list[str | Markup]] = [
+        [each.variant, each.label, each.baseline, each.answer, str(each.images)] for each in record.confusions
+    ]
     details = table(["variant", "image of", "fp32 said", "now said", "images"], confused, numbers_from=4)
     parts = [summary, *([details] if confused else [])]
     return _section("What changed against fp32", "Broken: only fp32 was right. Mended: only the variant is.", *parts)
 
 
-def _confusion(each: Confusion, labels: tuple[str, ...]) -> list[str | Markup]:
-    names = [labels[index] for index in (each.label, each.baseline, each.answer)]
-    return [each.variant, *names, str(each.images)]
-
-
 def _flips(record: Record) -> Markup:
     if not record.flips:
         return _section("Images that flipped", f"None of {record.samples}: every variant answers as fp32 does.")
-    cards = [_flip(each, record.labels) for each in record.flips]
+    cards = [_flip(each) for each in record.flips]
     shown = (
         f"{len(record.flips)} of {record.flips_seen}"
         if record.flips_seen > len(record.flips)
@@ -158,22 +155,15 @@ def _flips(record: Record) -> Markup:
     return _section("Images that flipped", explained, tag("div", *cards, class_="cards"))
 
 
-def _flip(flip: Flip, labels: tuple[str, ...]) -> Markup:
-    lines = [("fp32", flip.baseline), *(item for item in flip.answers.items() if item[1] != flip.baseline)]
+def _flip(flip: Flip) -> Markup:
+    first, *others = flip.sayings
     told = [
-        tag(
-            "p",
-            tag("span", name, class_="quiet"),
-            " ",
-            labels[answer],
-            class_="right" if answer == flip.label else "wrong",
-        )
-        for name, answer in lines
+        tag("p", tag("span", each.name, class_="quiet"), " ", each.said, class_="right" if each.is_right else "wrong")
+        for each in (first, *(other for other in others if other.said != first.said))
     ]
     picture = tag("img", src=f"data:image/jpeg;base64,{flip.thumbnail}", alt=flip.image)
-    return tag(
-        "figure", picture, tag("figcaption", tag("p", labels[flip.label], class_="truth"), *told), title=flip.image
-    )
+    truth = [tag("p", flip.truth, class_="truth")] if flip.truth else []
+    return tag("figure", picture, tag("figcaption", *truth, *told), title=flip.image)
 
 
 def _agreement(record: Record) -> Markup:
@@ -181,7 +171,7 @@ def _agreement(record: Record) -> Markup:
     rows: list[list[str | Markup]] = [
         [name, *(_share(share) for share in row)] for name, row in zip(names, record.agreement.shares, strict=True)
     ]
-    explained = "Share of the evaluation images on which two files, each on its own runtime, give the same answer."
+    explained = "Share of the evaluation images on which two files, each on its own runtime, answer alike."
     return _section("Parity between variants", explained, table(["", *names], rows, numbers_from=1))
 
 

@@ -69,13 +69,20 @@ class Made(_Table, frozen=True):
     share_second: float | None = None
 
 
+class Saying(_Table, frozen=True):
+    """What ``name`` answers to an image, in words, and whether that is right."""
+
+    name: str
+    said: str
+    is_right: bool
+
+
 class Flip(_Table, frozen=True):
-    """An image that a variant reads otherwise than fp32 does. Answers are class indices; ``thumbnail`` a JPEG in base64."""
+    """An image that a variant reads otherwise than fp32 does. fp32's saying is the first; ``thumbnail`` a JPEG in base64."""
 
     image: str
-    label: int
-    baseline: int
-    answers: dict[str, int]
+    truth: str
+    sayings: tuple[Saying, ...]
     thumbnail: str
 
 
@@ -92,9 +99,9 @@ class Confusion(_Table, frozen=True):
     """On ``images`` images of class ``label``, fp32 answers ``baseline`` where ``variant`` answers ``answer``."""
 
     variant: str
-    label: int
-    baseline: int
-    answer: int
+    label: str
+    baseline: str
+    answer: str
     images: int
 
 

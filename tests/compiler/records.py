@@ -17,11 +17,17 @@ from model_compiler.report.record import (
     Made,
     Origin,
     Record,
+    Saying,
     Timing,
     Trial,
 )  # fmt: skip
 
 LABELS = ("up", "<script>alert(1)</script>", 'square "&" round')
+SAYINGS = (
+    Saying(name="fp32", said=LABELS[0], is_right=True),
+    Saying(name="ort-int8", said=LABELS[1], is_right=False),
+    Saying(name="ov-fp16", said=LABELS[0], is_right=True),
+)
 DIGEST = "ab" * 32
 
 
@@ -55,11 +61,11 @@ def full() -> Record:
             Layer(variant="ort-int8", name=name, operator="Conv", effect=effect, unit="top-1", is_excluded=out)
             for name, effect, out in layers
         ),
-        flips=(Flip(image="a/<b>.png", label=0, baseline=0, answers={"ort-int8": 1, "ov-fp16": 0}, thumbnail=thumbnail()),),
+        flips=(Flip(image="a/<b>.png", truth=LABELS[0], sayings=SAYINGS, thumbnail=thumbnail()),),
         flips_seen=70,
         changes=(Change(variant="ort-int8", broken=50, mended=12, otherwise=8),),
-        confusions=(Confusion(variant="ort-int8", label=0, baseline=0, answer=1, images=50),),
-        agreement=Agreement(names=("fp32 baseline", "ort-int8"), shares=((1.0, 0.65), (0.65, 1.0))),
+        confusions=(Confusion(variant="ort-int8", label=LABELS[0], baseline=LABELS[0], answer=LABELS[1], images=50),),
+        agreement=Agreement(names=("fp32", "ort-int8"), shares=((1.0, 0.65), (0.65, 1.0))),
         origin=Origin(
             source_sha256=DIGEST, calibration_sha256=DIGEST, evaluation_sha256=DIGEST, settings_sha256=DIGEST,
             toolchain_sha256=DIGEST, toolchain={"onnx": "1.23.2", "python": "3.11.7", "edgefleet": "0.1.0"},

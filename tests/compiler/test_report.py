@@ -16,14 +16,18 @@ from cyclonedx.model.bom import Bom
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet_protocol.detect import Boxes
+from fleet_protocol.tasks import Classification, Detection
+from model_compiler import metrics
 from model_compiler.cli import run
 from model_compiler.errors import MalformedRecord
-from model_compiler.images import Image, LabelledImage
+from model_compiler.images import UNLABELLED, Image, LabelledImage
 from model_compiler.report import charts, documents, findings, page, record, sbom
 from model_compiler.report.charts import Point
+from model_compiler.report.findings import Panel
 from model_compiler.report.markup import Markup, tag
 from model_compiler.stages.evaluate import Answers
-from tests.compiler import pictures, records
+from tests.compiler import networks, pictures, records
 from tests.compiler.workshop import Workshop
 
 Capture = pytest.CaptureFixture[str]
@@ -48,7 +52,14 @@ class Elements(HTMLParser):
 
 
 def answers(*top1: int) -> Answers:
-    return Answers(np.array(top1, np.int32), np.linspace(1, 2, len(top1), dtype=np.float32))
+    return Answers(np.array(top1, np.int32), np.linspace(1, 2, len(top1), dtype=np.float32), tuple((each,) for each in top1))
+
+
+def panel(labels: list[int], baseline: Answers, **others: Answers) -> Panel:
+    """Answers to images of three classes, judged by whether they are right."""
+    task = Classification(labels=("a", "b", "c"), activation="none")
+    samples = [LabelledImage(Image(f"{index}.png", Path("absent")), label) for index, label in enumerate(labels)]
+    return Panel(metrics.metric_of(task, networks.PREPROCESSING), samples, labels, task.labels, baseline, others)
 
 
 def test_the_page_loads_nothing_and_runs_nothing() -> None:
@@ -121,26 +132,57 @@ def test_text_is_escaped_in_content_and_attributes() -> None:
 
 
 def test_changes_are_told_apart() -> None:
-    (change,) = findings.changes([0, 0, 1, 2], answers(0, 1, 1, 0), {"v": answers(1, 0, 1, 1)})
+    (change,) = findings.changes(panel([0, 0, 1, 2], answers(0, 1, 1, 0), v=answers(1, 0, 1, 1)))
     assert (change.broken, change.mended, change.otherwise) == (1, 1, 1)
 
 
 def test_confusions_are_counted_and_the_most_frequent_come_first() -> None:
-    found = findings.confusions([0, 0, 1], answers(0, 0, 1), {"v": answers(2, 2, 0)})
-    assert [(each.label, each.baseline, each.answer, each.images) for each in found] == [(0, 0, 2, 2), (1, 1, 0, 1)]
+    found = findings.confusions(panel([0, 0, 1], answers(0, 0, 1), v=answers(2, 2, 0)))
+    assert [(each.label, each.baseline, each.answer, each.images) for each in found] == [
+        ("a", "a", "c", 2),
+        ("b", "b", "a", 1),
+    ]
 
 
 def test_flips_that_fp32_was_surest_of_come_first() -> None:
-    assert findings.flipped(answers(0, 1, 2, 0), {"v": answers(1, 1, 0, 0), "w": answers(0, 1, 2, 1)}) == [3, 2, 0]
+    found = panel([0, 0, 0, 0], answers(0, 1, 2, 0), v=answers(1, 1, 0, 0), w=answers(0, 1, 2, 1))
+    assert findings.flipped(found) == [3, 2, 0]
+
+
+def test_agreement_is_the_share_of_equal_answers() -> None:
+    found = findings.agreement(panel([0, 0], answers(0, 1), v=answers(0, 2)))
+    assert found.names == ("fp32", "v")
+    assert found.shares == ((1.0, 0.5), (0.5, 1.0))
+
+
+def boxes(*corners: float) -> Boxes:
+    return Boxes(np.array([corners], np.float32), np.array([0.9], np.float32), np.array([0], np.int32))
+
+
+def test_a_detectors_flips_are_the_images_whose_boxes_are_elsewhere(tmp_path: Path) -> None:
+    pictures.save_all(pictures.shape, [0, 1], tmp_path / "p")
+    task = Detection(labels=("thing",), decoder="boxes")
+    samples = [LabelledImage(Image(each.name, each), UNLABELLED) for each in sorted((tmp_path / "p").iterdir())]
+    here, there = boxes(0.1, 0.1, 0.4, 0.4), boxes(0.6, 0.6, 0.9, 0.9)
+    top1, margin = np.zeros(2, np.int32), np.zeros(2, np.float32)
+    baseline, moved = Answers(top1, margin, (here, here)), Answers(top1, margin, (here, there))
+    metric = metrics.metric_of(task, networks.PREPROCESSING)
+    found = Panel(metric, samples, [here, here], None, baseline, {"v": moved})
+    kept, seen = findings.flips(found)
+    assert seen == 1
+    assert kept[0].image == "00001.png"
+    assert [(each.said, each.is_right) for each in kept[0].sayings] == [("100% right", True), ("0% right", False)]
+    assert findings.changes(found)[0].broken == 1
+    assert findings.confusions(found) == ()
+    assert findings.agreement(found).shares[0][1] == 0.5
 
 
 def test_a_thumbnail_is_a_small_jpeg(tmp_path: Path) -> None:
     pictures.save_all(pictures.text_line, [3], tmp_path / "lines")
     (path,) = (tmp_path / "lines").iterdir()
-    kept, seen = findings.flips([LabelledImage(Image(path.name, path), 0)], answers(0), {"v": answers(1)})
-    assert seen == 1
-    assert kept[0].thumbnail.startswith("/9j/")
-    assert len(kept[0].thumbnail) < 6000
+    small = findings.thumbnail(Image(path.name, path))
+    assert small.startswith("/9j/")
+    assert len(small) < 6000
 
 
 def test_a_record_survives_being_written() -> None:
