@@ -11,8 +11,11 @@ from importlib.metadata import version
 from typing import Final
 
 from edge_agent import health
+from edge_agent.adapters.credentials import Credentials
+from edge_agent.adapters.enrolment import FleetServer
 from edge_agent.adapters.keys import IdentityFolder, Membership
 from edge_agent.adapters.mqtt import Endpoint, MqttTransport
+from edge_agent.adapters.renewal import RenewalClient
 from edge_agent.adapters.sensors import PsutilSensors
 from edge_agent.adapters.slots import BlobStore
 from edge_agent.config import AgentConfig, load_board
@@ -26,6 +29,7 @@ from edge_agent.intake import Intake
 from edge_agent.journal import Journal
 from edge_agent.notify import Watchdog, notify
 from edge_agent.ports import Clock
+from edge_agent.renewer import Renewer
 from edge_agent.runner import Runner
 from edge_agent.runtimes import measure_fingerprint
 from edge_agent.spool import SqliteSpool, drain
@@ -46,6 +50,7 @@ class Agent:
     transport: MqttTransport
     spool: SqliteSpool
     health: HealthLoop
+    renewer: Renewer
     inbox: Inbox
     journal: Journal
     stopping: threading.Event
@@ -58,6 +63,7 @@ class Agent:
             for name, body, arguments in (
                 ("spool.drain", drain, (self.spool, self.transport, self.stopping, random.random)),
                 ("health.report", self.health.run, ()),
+                ("certificate.renew", self.renewer.run, (self.stopping,)),
                 ("watchdog", watchdog.run, (self.stopping,)),
             )
         ]
@@ -96,8 +102,9 @@ def build(config: AgentConfig, clock: Clock = time.time) -> Agent:
     fingerprint, boot_id = measure_fingerprint(board), uuid.uuid4().hex
     slots = tuple(SlotName(slot.name) for slot in config.slots)
     inbox = Inbox()
+    credentials = Credentials(folder)
     transport = MqttTransport(
-        _endpoint(membership, folder), identity.device, inbox, boot_id=boot_id, agent_version=AGENT_VERSION
+        _endpoint(membership, folder, credentials), identity.device, inbox, boot_id=boot_id, agent_version=AGENT_VERSION
     )
     journal, _ = Journal.open(config.state)
     spool = SqliteSpool(config.state / "spool.db", board.telemetry.spool_mib * _MIB, clock)
@@ -121,13 +128,22 @@ def build(config: AgentConfig, clock: Clock = time.time) -> Agent:
     interval_s = config.health.interval_s or board.telemetry.health_interval_s
     sensors = PsutilSensors(config.state)
     reporter = HealthLoop(who, sensors, inference, lambda: runner.standing, spool, interval_s, clock)
-    return Agent(runner, inference, transport, spool, reporter, inbox, journal, threading.Event())
+    renewer = Renewer(
+        identity.device,
+        credentials,
+        RenewalClient(FleetServer(config.server), folder, identity),
+        transport,
+        now_s=lambda: max(clock(), runner.standing.trusted_time_s),
+        monotonic=time.monotonic,
+    )
+    return Agent(runner, inference, transport, spool, reporter, renewer, inbox, journal, threading.Event())
 
 
-def _endpoint(membership: Membership | None, folder: IdentityFolder) -> Endpoint:
+def _endpoint(membership: Membership | None, folder: IdentityFolder, credentials: Credentials) -> Endpoint:
     if membership is None:
         raise NotEnrolled("this device is not enrolled; run edge-agent enrol with a claim first")
-    return Endpoint(membership.broker_host, membership.broker_port, folder.ca, folder.certificate, folder.tls_key)
+    present = credentials.present()
+    return Endpoint(membership.broker_host, membership.broker_port, folder.ca, present.certificate, present.key)
 
 
 def _limits(config: AgentConfig) -> Limits:

@@ -25,8 +25,13 @@ config_option = click.option(
 @click.command()
 @config_option
 @click.option("--claim-file", required=True, type=click.File("r"), help="A file with the claim; - for standard input.")
-def enrol(config_path: Path, claim_file: IO[str]) -> None:
+@click.option(
+    "--replace", "is_again", is_flag=True, help="Also where the device is enrolled: its certificate has ended."
+)
+def enrol(config_path: Path, claim_file: IO[str], is_again: bool) -> None:  # noqa: FBT001 - click's flag
     """Redeem a claim: make keys, check the server, get a certificate.
+
+    With --replace a device that is enrolled gets a new certificate; its agent may run, and goes on serving.
 
     \b
     Example:
@@ -40,12 +45,13 @@ def enrol(config_path: Path, claim_file: IO[str]) -> None:
     config = load(config_path)
     folder = IdentityFolder(config.state)
     member = folder.membership()
-    if member is not None:
+    if member is not None and not is_again:
         click.echo(f"already enrolled as {member.device} in fleet {member.fleet}", err=True)
         return
     claim = Claim.parse(claim_file.read(_MAX_CLAIM_CHARS))
     ca = None if config.ca is None else Path(config.ca)
-    member = Enrolment.at(config.server, claim, load_board(config).name, folder, ca).run()
+    enrolment = Enrolment.at(config.server, claim, load_board(config).name, folder, ca)
+    member = enrolment.run() if member is None else enrolment.run_again(member)
     click.echo(f"enrolled as {member.device} in fleet {member.fleet}", err=True)
 
 

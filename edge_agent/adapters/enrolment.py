@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from edge_agent.adapters.credentials import Credentials
 from edge_agent.adapters.keys import DeviceKeys, IdentityFolder, Membership
-from fleet_protocol import strict_json
+from fleet_protocol import renewal, strict_json
 from fleet_protocol.claim import (
     DEVICE_URN,
     HPKE_KEY_OID,
@@ -29,6 +30,7 @@ from fleet_protocol.claim import (
     parse_reply,
 )
 from fleet_protocol.errors import (
+    Conflict,
     FleetError,
     InputTooLarge,
     MalformedConfig,
@@ -64,11 +66,17 @@ class FleetServer:
 
     def enrol(self, request: EnrolmentRequest, ca: x509.Certificate) -> EnrolmentReply:
         """Redeem a claim over TLS that trusts ``ca`` and nothing else. Raises the server's own error by its code."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_verify_locations(cadata=ca.public_bytes(Encoding.PEM).decode("ascii"))
         body = msgspec.json.encode(request)
-        return parse_reply(self._request("POST", "/v1/enrol", context, body, limit=_MAX_REPLY_BYTES))
+        return parse_reply(self._request("POST", "/v1/enrol", _trusting(ca), body, limit=_MAX_REPLY_BYTES))
+
+    def fetch_challenge(self, ca: x509.Certificate) -> renewal.RenewalChallenge:
+        """What a renewal has to sign (SPEC 9.3.2). Raises ServerUnreachable or MalformedInput."""
+        return renewal.parse_challenge(self._request("GET", "/v1/renew", _trusting(ca), limit=_MAX_REPLY_BYTES))
+
+    def renew(self, request: renewal.RenewalRequest, ca: x509.Certificate) -> renewal.RenewalReply:
+        """Ask for the next certificate (SPEC 9.3.3). Raises the server's own error by its code."""
+        body = msgspec.json.encode(request)
+        return renewal.parse_reply(self._request("POST", "/v1/renew", _trusting(ca), body, limit=_MAX_REPLY_BYTES))
 
     def _request(
         self, method: str, path: str, context: ssl.SSLContext, body: bytes | None = None, *, limit: int
@@ -107,14 +115,8 @@ class Enrolment:
     def run(self) -> Membership:
         """Enrol and keep the identity. Raises WrongPin, ServerUnreachable, MalformedInput or what the server refused."""
         keys = self._folder.make_keys()
-        ca = self._ca or self._server.fetch_ca()
-        self._claim.check_ca(ca.public_bytes(Encoding.DER))  # SPEC 9.1.2: before the secret is sent
-        reply = self._server.enrol(self._request(keys), ca)
-        certificate = self._checked(reply, keys, ca)
-        membership = Membership(
-            fleet=fleet_id(reply.fleet), device=device_id(reply.device),
-            broker_host=reply.broker_host, broker_port=reply.broker_port,
-        )  # fmt: skip
+        reply, certificate, ca = self._redeem(keys)
+        membership = _membership(reply)
         self._folder.store(
             membership,
             certificate=certificate.public_bytes(Encoding.PEM),
@@ -122,6 +124,30 @@ class Enrolment:
             root=reply.root.encode("utf-8"),
         )
         return membership
+
+    def run_again(self, member: Membership) -> Membership:
+        """Enrol the device that already is ``member`` once more, for a new TLS key (SPEC 9.1.7).
+
+        Its HPKE key stays, so what it serves stays openable; a running agent takes the new certificate up by itself.
+        Raises as :meth:`run` does, and Conflict where the claim is for another device; then everything is as it was.
+        """
+        credentials = Credentials(self._folder)
+        keys = DeviceKeys(credentials.next_key(), self._folder.open().hpke_key)
+        reply, certificate, _ = self._redeem(keys)
+        if (reply.fleet, reply.device) != (member.fleet, member.device):
+            raise Conflict(
+                f"the claim is for {reply.device} of {reply.fleet}, this is {member.device} of {member.fleet}"
+            )
+        self._folder.store_membership(_membership(reply))
+        credentials.replace(keys.tls, certificate)
+        return member
+
+    def _redeem(self, keys: DeviceKeys) -> tuple[EnrolmentReply, x509.Certificate, x509.Certificate]:
+        """The server's answer, the device's certificate in it and the CA's, all of it checked."""
+        ca = self._ca or self._server.fetch_ca()
+        self._claim.check_ca(ca.public_bytes(Encoding.DER))  # SPEC 9.1.2: before the secret is sent
+        reply = self._server.enrol(self._request(keys), ca)
+        return reply, self._checked(reply, keys, ca), ca
 
     def _request(self, keys: DeviceKeys) -> EnrolmentRequest:
         return EnrolmentRequest(
@@ -149,6 +175,21 @@ class Enrolment:
         if names.get_values_for_type(x509.UniformResourceIdentifier) != [DEVICE_URN + reply.device]:
             raise MalformedMessage(f"the certificate does not name the device {reply.device[:80]!r}")
         return certificate
+
+
+def _membership(reply: EnrolmentReply) -> Membership:
+    return Membership(
+        fleet=fleet_id(reply.fleet), device=device_id(reply.device),
+        broker_host=reply.broker_host, broker_port=reply.broker_port,
+    )  # fmt: skip
+
+
+def _trusting(ca: x509.Certificate) -> ssl.SSLContext:
+    """TLS that trusts this CA and nothing else."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(cadata=ca.public_bytes(Encoding.PEM).decode("ascii"))
+    return context
 
 
 def parse_ca(content: bytes) -> x509.Certificate:
@@ -191,4 +232,4 @@ def _refusal(status: int, content: bytes) -> FleetError:
         problem = {}
     code, sentence = problem.get("code"), problem.get("detail") or problem.get("title")
     kind = next((error for error in all_errors() if error.code == code), RefusedRequest)
-    return kind(str(sentence)[:300] if sentence else f"the server refused the enrolment with status {status}")
+    return kind(str(sentence)[:300] if sentence else f"the server refused the request with status {status}")

@@ -5,6 +5,13 @@ identity/            0700
   hpke.key           0600  X25519, PKCS#8 PEM: opens content keys
   certificate.pem, ca.pem, root.json
   identity.json      written last: where it stands, the device is enrolled
+
+Renewal (SPEC 9.3) keeps a key and its certificate in one file, so that no power cut leaves one of each:
+
+  next.key           0600  the new key while the server is asked: a lost reply is asked for again with the same one
+  next.pem           0600  new key and certificate, until the broker has accepted the device with them
+  pair.pem           0600  the renewed pair; where it stands, tls.key and certificate.pem are not used any more
+  refusal.json             why the server did not renew, until it does
 """
 
 from __future__ import annotations
@@ -59,6 +66,7 @@ class IdentityFolder:
         self.tls_key = self._folder / "tls.key"
         self.certificate = self._folder / "certificate.pem"
         self.ca = self._folder / "ca.pem"
+        self.pair = self._folder / "pair.pem"
         self._hpke_key = self._folder / "hpke.key"
         self._root = self._folder / "root.json"
         self._membership = self._folder / "identity.json"
@@ -86,6 +94,10 @@ class IdentityFolder:
         write_durably(self.certificate, certificate, _PUBLIC)
         write_durably(self.ca, ca, _PUBLIC)
         write_durably(self._root, root, _PUBLIC)
+        self.store_membership(membership)
+
+    def store_membership(self, membership: Membership) -> None:
+        """Keep who the device is and where its broker is."""
         write_durably(self._membership, msgspec.json.format(msgspec.json.encode(membership)), _PUBLIC)
 
     def open(self) -> Identity:
@@ -97,8 +109,10 @@ class IdentityFolder:
             root = self._root.read_bytes()
         except OSError as error:
             raise MalformedConfig(f"{self._root.name} cannot be read; enrol this device again") from error
-        keys = DeviceKeys(_load(self.tls_key, ec.EllipticCurvePrivateKey), _load(self._hpke_key, X25519PrivateKey))
-        return Identity(fleet_id(membership.fleet), device_id(membership.device), keys.hpke, root)
+        if not self.pair.exists():
+            _load(self.tls_key, ec.EllipticCurvePrivateKey)
+        hpke = _load(self._hpke_key, X25519PrivateKey)
+        return Identity(fleet_id(membership.fleet), device_id(membership.device), hpke, root)
 
     def _kept(self, path: Path, generate: Callable[[], DeviceKey], kind: Any) -> Any:
         if not path.exists():

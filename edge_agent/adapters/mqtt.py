@@ -8,7 +8,7 @@ import random
 import ssl
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,9 +59,10 @@ class MqttTransport:
         self._gone = messages.encode(messages.Presence(online=False, boot_id=boot_id, agent_version=agent_version))
         self._stopping = threading.Event()
         self._is_up = threading.Event()  # paho calls itself connected until its own callback of the end returns
+        self._hurry = threading.Event()  # set: nobody waits before the next attempt, there is none or it is wanted now
         self._failures = 0
         self._refused: set[int] = set()
-        self._client = self._new_client()
+        self._client = self._new_client(endpoint)
 
     def start(self) -> None:
         """Connect in the background and stay connected: exponential back-off with jitter."""
@@ -74,9 +75,31 @@ class MqttTransport:
         )
         self._client.loop_start()
 
+    def use(self, certificate: Path, key: Path) -> None:
+        """Connect anew with this certificate and key (PEM). Raises MalformedConfig; then the connection is as it was.
+
+        Called from one thread that is not paho's. The old session ends with a goodbye, not with the last will.
+        """
+        endpoint = replace(self._endpoint, certificate=certificate, key=key)
+        following = self._new_client(endpoint)
+        self._hurry.set()
+        self._client.disconnect()
+        self._client.loop_stop()
+        self._is_up.clear()
+        # A client of its own: paho leaks its socket pair where one that was stopped is started again (2.1).
+        self._endpoint, self._client, self._failures = endpoint, following, 0
+        if not self._stopping.is_set():
+            self._hurry.clear()
+            self.start()
+
+    def wait_connected(self, limit_s: float) -> bool:
+        """Whether the broker accepts this device within ``limit_s`` seconds."""
+        return self._is_up.wait(limit_s) and self.is_connected
+
     def stop(self) -> None:
         """Say goodbye (the last will is for accidents) and disconnect; returns within about a second."""
         self._stopping.set()
+        self._hurry.set()
         if self._client.is_connected():
             info = self._client.publish(topics.PRESENCE.of(self._device), self._gone, qos=1, retain=True)
             with contextlib.suppress(RuntimeError, ValueError):  # the link just ended: the last will says the same
@@ -116,11 +139,11 @@ class MqttTransport:
         return self._is_up.is_set() and self._client.is_connected()
 
     # --- paho's thread ------------------------------------------------------------------------------------------------
-    def _new_client(self) -> paho.Client:
+    def _new_client(self, endpoint: Endpoint) -> paho.Client:
         client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id=self._device, protocol=paho.MQTTv5, reconnect_on_failure=True
         )
-        client.tls_set_context(self._tls())
+        client.tls_set_context(_tls(endpoint))
         client.connect_timeout = CONNECT_LIMIT_S
         client.max_inflight_messages_set(20)
         client.max_queued_messages_set(MAX_QUEUED)
@@ -132,16 +155,6 @@ class MqttTransport:
         client.on_message = lambda _client, _userdata, message: self._inbox.put(message.topic, bytes(message.payload))
         client.on_publish = self._on_publish
         return client
-
-    def _tls(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the host name
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            context.load_verify_locations(cafile=self._endpoint.ca)
-            context.load_cert_chain(self._endpoint.certificate, self._endpoint.key)
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            raise MalformedConfig(f"the device's certificate cannot be used; enrol it again: {error}") from error
-        return context
 
     def _on_connect(
         self, client: paho.Client, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Any
@@ -172,8 +185,19 @@ class MqttTransport:
         # Full jitter on top of paho's doubling delay: after a broker's restart a fleet must not return in step.
         longest = min(2.0**self._failures, LONGEST_RETRY_S)
         self._failures = min(self._failures + 1, 10)
-        self._stopping.wait(random.uniform(0, longest))  # noqa: S311 - spreads load, protects nothing
+        self._hurry.wait(random.uniform(0, longest))  # noqa: S311 - spreads load, protects nothing
 
     @property
     def _where(self) -> str:
         return f"the broker at {self._endpoint.host}:{self._endpoint.port}"
+
+
+def _tls(endpoint: Endpoint) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the host name
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_verify_locations(cafile=endpoint.ca)
+        context.load_cert_chain(endpoint.certificate, endpoint.key)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise MalformedConfig(f"the device's certificate cannot be used; enrol it again: {error}") from error
+    return context
