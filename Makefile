@@ -10,7 +10,7 @@ WORKERS ?= 2
 export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow lint docs format clean debian-demo debian-test
+.PHONY: help demo test test-slow test-reliability lint docs format clean debian-demo debian-test
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ test: debian-test lint  ## linters and all fast tests
 
 test-slow: debian-test $(STAMP)  ## the slow suites too
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+test-reliability: debian-test $(STAMP)  ## attack table, mutants of every check, power cut after every write (ONLY=attacks|mutants|power-cuts)
+	@$(BIN)/python -m tests.reliability $(ONLY)
 
 lint: $(STAMP)  ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .

@@ -66,8 +66,8 @@ class Journal:
             )  # fmt: skip
             self._prepare()
             stored = self._document("remembered", Remembered)
-            self.executions()
-        except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
+            self._read_every_row()
+        except (sqlite3.DatabaseError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DamagedJournal(f"the journal cannot be read: {error}") from error
         self.remembered = self._with_second_copy(stored)
 
@@ -131,8 +131,7 @@ class Journal:
 
     def referenced_blobs(self) -> frozenset[Digest]:
         """Every ciphertext that is still needed: running, the one before, being installed."""
-        rows = self._database.execute("SELECT body FROM model").fetchall()
-        models = [msgspec.json.decode(body, type=ModelRecord).blob for (body,) in rows]
+        models = [record.blob for record in self._models()]
         running = [record.blob for record in self.remembered.committed.values()]
         offered = [Digest(each.item.blob_sha256) for each in self.executions() if not each.is_over]
         return frozenset((*models, *running, *offered))
@@ -229,6 +228,16 @@ class Journal:
             self._database.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version={_VERSION};COMMIT;")
         elif version != _VERSION:
             raise DamagedJournal(f"expected journal version {_VERSION}, got {version}")
+
+    def _read_every_row(self) -> None:
+        # A row that does not decode is found now, while the second copy can still stand in, and not in mid-deployment.
+        self.executions()
+        self._models()
+        _ = self.refusal, self.served
+
+    def _models(self) -> list[ModelRecord]:
+        rows = self._database.execute("SELECT body FROM model").fetchall()
+        return [msgspec.json.decode(body, type=ModelRecord) for (body,) in rows]
 
     def _with_second_copy(self, stored: Remembered | None) -> Remembered:
         try:
