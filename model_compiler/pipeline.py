@@ -9,6 +9,7 @@ from fleet_protocol import package as packages
 from fleet_protocol.identifiers import digest_of
 from fleet_protocol.imaging import preprocess
 from fleet_protocol.manifest import Manifest, Measured
+from fleet_protocol.tasks import Classification
 from model_compiler import images, toolchain
 from model_compiler.inputs import Inputs
 from model_compiler.progress import Report, tracked
@@ -108,7 +109,10 @@ def _variant(inputs: Inputs, model: FloatModel, name: str, found: Outcome) -> Pr
     (build, candidate), recipe = found.made[name], inputs.recipe
     evaluated = [sample.image for sample in inputs.evaluation]
     candidate, wanted = bake.baked(build, candidate, recipe.preprocessing, recipe.baked, inputs.task, evaluated)
-    frames = golden.make(build, candidate.model, inputs.evaluation, found.answers[name], wanted, recipe.golden.frames)
+    frames = golden.make(
+        build, candidate.model, inputs.evaluation, found.answers[name], wanted, recipe.golden.frames,
+        is_choice=isinstance(inputs.task, Classification),
+    )  # fmt: skip
     is_lazy = bool(inputs.members) and build.runtime == "onnxruntime"  # elsewhere both models are always computed
     share = ensemble.share_asked(candidate.model, evaluated, wanted) if is_lazy else None
     # Golden frames are chosen to be hard: a cascade is timed on pictures as they come.

@@ -21,14 +21,21 @@ from model_compiler.stages.plan import Build
 from model_compiler.targets import target
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 SAFETY: Final = 4.0
-"""Tolerance over the noise seen here: other CPUs reorder sums and round other ties than this one."""
+"""Tolerance over the noise seen here, which is that between this runtime's integer kernels and the same graph in floats.
+
+Measured against an independent implementation (the same QDQ graph on OpenVINO, 24 images each): it differs by 1.7 times that
+noise on PP-LCNet and EfficientNet-Lite0, 0.8 times on FastestDet; 4 leaves as much again for a CPU that was not measured.
+"""
 FLOOR: Final[dict[Precision, float]] = {"fp32": 1e-3, "fp16": 5e-3, "int8": 2e-2}
-"""Least tolerance as a share of the outputs' span, where this machine shows no noise at all."""
+"""Least tolerance as a share of the outputs' span, where this machine shows no noise at all. Between the two implementations
+fp32 differs by 1e-7 to 1.3e-5 of it, int8 by 0.2 % to 2.1 % (without the one percent of outliers)."""
 MAX_OUTLIERS: Final = 0.01
+_TYPICAL: Final = 1.0 - MAX_OUTLIERS / 2
+"""Quantile of the differences that the tolerance is made from: half of the permitted outliers are left for other machines.
+A detector has cells where a rounding decides between two boxes; a tolerance for those would permit anything elsewhere."""
 _POOL: Final = 4
 
 
@@ -43,11 +50,14 @@ class GoldenSet:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """One image run several ways: its tensors, the lead of its top-1, the largest difference between the ways."""
+    """One image run several ways: its tensors, the lead of its top-1, the largest difference between the ways, and the
+    difference that all but half a percent of the elements stay below.
+    """
 
     frame: Frame
     margin: float
     noise: float
+    typical_noise: float
 
     @property
     def is_steady(self) -> bool:
@@ -56,16 +66,27 @@ class Replay:
 
 
 def make(
-    build: Build, model: bytes, samples: Sequence[LabelledImage], answers: Answers, wanted: Preprocessing, count: int
+    build: Build,
+    model: bytes,
+    samples: Sequence[LabelledImage],
+    answers: Answers,
+    wanted: Preprocessing,
+    count: int,
+    *,
+    is_choice: bool = True,
 ) -> GoldenSet:
-    """Choose ``count`` frames for a variant and derive its tolerance; raises IndecisiveModel where none is decisive."""
+    """Choose ``count`` frames for a variant and derive its tolerance.
+
+    ``is_choice``: the first output holds one score per answer, so its largest must mean something: raises IndecisiveModel
+    where it does on no frame. (Of a detector's grid the largest element is some offset.)
+    """
     near, typical = pools(answers, [sample.label for sample in samples], _POOL * count)
     ways = _Ways(build, model)
     replays = {index: ways.replay(samples[index], float(answers.margin[index]), wanted) for index in {*near, *typical}}
     chosen = [replays[index] for index in select(near, typical, replays, count)]
     atol = tolerance(chosen, build.precision)
     decisive = decisive_frames(chosen, atol)
-    if not any(decisive):
+    if is_choice and not any(decisive):
         raise IndecisiveModel(
             f"{build.variant}: on no golden frame the best class leads by more than the runtime's noise; train further"
         )
@@ -100,16 +121,18 @@ def select(near: Sequence[int], typical: Sequence[int], replays: dict[int, Repla
 
 
 def tolerance(chosen: Sequence[Replay], precision: Precision) -> float:
-    """Absolute tolerance: ``SAFETY`` times the largest noise of the chosen frames, at least the precision's floor."""
+    """Absolute tolerance: ``SAFETY`` times the largest typical noise of the chosen frames, at least the precision's floor."""
     outputs = [tensor for replay in chosen for tensor in replay.frame[1]]
     span = max(float(each.max()) for each in outputs) - min(float(each.min()) for each in outputs)
-    widest = max(SAFETY * max(replay.noise for replay in chosen), FLOOR[precision] * span)
+    widest = max(SAFETY * max(replay.typical_noise for replay in chosen), FLOOR[precision] * span)
     return float(f"{widest:.6g}")
 
 
 def decisive_frames(chosen: Sequence[Replay], atol: float) -> tuple[bool, ...]:
-    """Per frame, whether its top-1 stays ahead even where best and second are off by ``atol`` in opposite directions."""
-    return tuple(each.margin > 2 * atol for each in chosen)
+    """Per frame, whether its top-1 stays ahead even where best and second are off in opposite directions by ``atol``, or by
+    more where the frame's own outliers are wilder.
+    """
+    return tuple(each.margin > 2 * max(atol, SAFETY * (each.noise - each.typical_noise)) for each in chosen)
 
 
 class _Ways:
@@ -126,11 +149,19 @@ class _Ways:
     def replay(self, sample: LabelledImage, margin: float, wanted: Preprocessing) -> Replay:
         tensor = preprocess(images.decode(sample.image), wanted)
         outputs = self._usual.run([tensor])
-        noise = max(_worst(outputs, other.run([tensor])) for other in self._others)
-        return Replay(([tensor], outputs), margin, noise)
+        others = [_differences(outputs, other.run([tensor])) for other in self._others]
+        return Replay(
+            ([tensor], outputs), margin, max(float(each.max()) for each in others), max(map(_typical, others))
+        )
 
 
-def _worst(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[np.float32]]) -> float:
+def _differences(expected: Sequence[NDArray[Any]], got: Sequence[NDArray[Any]]) -> NDArray[Any]:
     import numpy as np
 
-    return max(float(np.abs(have - want).max()) for want, have in zip(expected, got, strict=True))
+    return np.concatenate([np.abs(have - want).ravel() for want, have in zip(expected, got, strict=True)])
+
+
+def _typical(differences: NDArray[Any]) -> float:
+    import numpy as np
+
+    return float(np.quantile(differences, _TYPICAL, method="higher"))

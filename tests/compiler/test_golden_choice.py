@@ -12,8 +12,8 @@ def answers(top1: list[int], margin: list[float]) -> Answers:
     return Answers(np.array(top1, np.int32), np.array(margin, np.float32))
 
 
-def replay(margin: float, noise: float, scores: tuple[float, ...] = (0.0, 1.0)) -> Replay:
-    return Replay(([], [np.array([scores], np.float32)]), margin, noise)
+def replay(margin: float, noise: float, scores: tuple[float, ...] = (0.0, 1.0), typical: float | None = None) -> Replay:
+    return Replay(([], [np.array([scores], np.float32)]), margin, noise, noise if typical is None else typical)
 
 
 def test_the_nearest_to_the_boundary_come_first() -> None:
@@ -51,6 +51,13 @@ def test_the_tolerance_covers_the_noise_with_a_margin() -> None:
 
 def test_only_frames_that_the_tolerance_cannot_turn_are_decisive() -> None:
     assert decisive_frames([replay(0.21, 0.0), replay(0.2, 0.0), replay(0.9, 0.3)], 0.1) == (True, False, True)
+
+
+def test_a_few_wild_elements_do_not_widen_the_tolerance_but_cost_the_frame_its_say() -> None:
+    """One cell of a detector's grid may turn; everything else still has to be right."""
+    wild = replay(3.0, 4.0, typical=0.05)
+    assert tolerance([wild, replay(0.9, 0.05)], "int8") == SAFETY * 0.05
+    assert decisive_frames([wild, replay(3.0, 0.05)], 0.2) == (False, True)
 
 
 def test_without_noise_the_tolerance_is_a_share_of_the_outputs_span() -> None:
