@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,7 @@ import msgspec
 from fleet_protocol.errors import Conflict, MalformedConfig
 from fleet_protocol.identifiers import FleetId
 from fleet_server.adapters.blob_store import BlobStore
-from fleet_server.adapters.ca import read_authority
+from fleet_server.adapters.ca import DEVICE_LIFE, read_authority
 from fleet_server.adapters.tuf_repository import TufRepository
 from fleet_server.changes import ChangeFeed
 from fleet_server.config import ServerConfig, StateLayout, read_config
@@ -31,8 +32,16 @@ from fleet_server.services.sealing import ContentKeys
 from fleet_server.tuf_metadata import OnlineKeys
 
 
-def open_fleet(state: Path, clock: Clock, *, listen: str | None = None, broker_port: int | None = None) -> Fleet:
-    """Open an initialised state directory; ``listen`` and ``broker_port`` override its configuration.
+def open_fleet(
+    state: Path,
+    clock: Clock,
+    *,
+    listen: str | None = None,
+    broker_port: int | None = None,
+    device_life: timedelta = DEVICE_LIFE,
+) -> Fleet:
+    """Open an initialised state directory; ``listen`` and ``broker_port`` override its configuration;
+    ``device_life``: how long a device's certificate is valid.
 
     Raises NotFound (no server there), MalformedConfig (damaged), Conflict (the registry needs ``fleet-server migrate``).
     """
@@ -43,7 +52,7 @@ def open_fleet(state: Path, clock: Clock, *, listen: str | None = None, broker_p
         registry.close()
         raise Conflict(f"the registry in {layout.root} is of another version; run `fleet-server migrate`")
     fleet, changes = FleetId(config.fleet), ChangeFeed()
-    ca = read_authority(layout.ca_key, layout.ca_certificate)
+    ca = read_authority(layout.ca_key, layout.ca_certificate, device_life)
     tuf = TufRepository(layout.tuf, OnlineKeys(load_signer(layout.snapshot_key), load_signer(layout.timestamp_key)))
     keys = ContentKeys(_secret(layout.key_encryption_key))
     assignments = Assignments(fleet, load_signer(layout.director_key), keys)

@@ -30,7 +30,7 @@ from fleet_protocol.identifiers import DeviceId
 
 CA_DAYS: Final = 3650
 SERVER_DAYS: Final = 825
-DEVICE_DAYS: Final = 30
+DEVICE_LIFE: Final = timedelta(days=30)
 KICK_MINUTES: Final = 5
 _RANDOM_BITS: Final = 80
 _EARLIER: Final = timedelta(minutes=5)
@@ -44,7 +44,7 @@ class FleetAuthority:
         self,
         key: ec.EllipticCurvePrivateKey,
         certificate: x509.Certificate,
-        device_life: timedelta = timedelta(days=DEVICE_DAYS),
+        device_life: timedelta = DEVICE_LIFE,
     ) -> None:
         self._key = key
         self.certificate = certificate
@@ -65,7 +65,7 @@ class FleetAuthority:
         return private_pem(self._key)
 
     def issue_device(self, key: ec.EllipticCurvePublicKey, device: DeviceId, now_s: float) -> x509.Certificate:
-        """A 30-day client certificate: CN and SAN name the device, nothing else is granted."""
+        """A client certificate of ``device_life`` (30 days): CN and SAN name the device, nothing else is granted."""
         return self._device(key, device, _new_serial(int(now_s)))
 
     def issue_again(self, key: ec.EllipticCurvePublicKey, device: DeviceId, serial: str) -> x509.Certificate:
@@ -159,7 +159,7 @@ def _issued_at(serial: int) -> int:
     return serial >> _RANDOM_BITS
 
 
-def read_authority(key: Path, certificate: Path) -> FleetAuthority:
+def read_authority(key: Path, certificate: Path, device_life: timedelta = DEVICE_LIFE) -> FleetAuthority:
     """The CA in these PEM files; raises MalformedConfig where they are missing, damaged or do not belong together."""
     try:
         private = load_pem_private_key(key.read_bytes(), None)
@@ -168,7 +168,7 @@ def read_authority(key: Path, certificate: Path) -> FleetAuthority:
         raise MalformedConfig(f"the fleet CA in {key.parent} cannot be read; restore it from a backup") from error
     if not isinstance(private, ec.EllipticCurvePrivateKey) or private.public_key() != public.public_key():
         raise MalformedConfig("the fleet CA's key and certificate do not belong together; restore both from a backup")
-    return FleetAuthority(private, public)
+    return FleetAuthority(private, public, device_life)
 
 
 def server_names(hosts: Sequence[str]) -> list[x509.GeneralName]:

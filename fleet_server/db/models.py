@@ -49,6 +49,7 @@ class Claim(Base):
     """A one-time right to enrol as ``device_id``, which then gets ``tags``. Only SHA-256 of the secret is kept.
 
     ``used_by``: SHA-256 of the two public keys that redeemed it. ``revoked_*``: when, by whom and why it was withdrawn.
+    ``replaces``: it is for a device that is a member already, and takes the place of its keys.
     """
 
     __tablename__ = "claim"
@@ -66,6 +67,7 @@ class Claim(Base):
     revoked_at: Mapped[float | None]
     revoked_by: Mapped[str | None] = mapped_column(String(63))
     revoked_because: Mapped[str | None] = mapped_column(String(400))
+    replaces: Mapped[bool] = mapped_column(default=False, server_default=text("0"))
 
 
 class Release(Base):

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from fleet_protocol import claim as claims
 from fleet_protocol.claim import SERVER_NAME, Claim
-from fleet_protocol.errors import Conflict, MalformedInput, NotFound
+from fleet_protocol.errors import Conflict, DeviceRevoked, MalformedInput, NotFound
 from fleet_protocol.identifiers import BoardName, DeviceId
 from fleet_server.changes import ChangeFeed
 from fleet_server.db.models import Audit, Device
@@ -31,11 +31,15 @@ MAX_BATCH: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A device that shall be able to join, of which board, and the tags that it gets when it does."""
+    """A device that shall be able to join, of which board, and the tags that it gets when it does.
+
+    ``replaces``: the device is a member already; its keys give way to those that redeem the claim (SPEC 9.1.7).
+    """
 
     device: DeviceId
     board: BoardName
     tags: Mapping[str, str] = field(default_factory=dict)
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +56,18 @@ class Pins:
 
 
 def add_claim(session: Session, wish: Wish, ttl_s: float, who: str, *, now: float, pins: Pins) -> Claim:
-    """Add a claim and its audit entry; the secret is in the returned claim only. Raises Conflict or MalformedInput."""
+    """Add a claim and its audit entry; the secret is in the returned claim only.
+
+    Raises Conflict or MalformedInput; NotFound or DeviceRevoked where there is nothing to replace.
+    """
     if wish.device == SERVER_NAME:
         # The broker takes rights from the certificate's name, and this name has all of them.
         raise Conflict(f"{SERVER_NAME} is the server's own name; name the device otherwise")
     if not 0 < ttl_s <= MAX_TTL_S:
         raise Conflict(f"a claim lives between a second and {MAX_TTL_S / 86_400:.0f} days")
     check_tags(wish.tags)
+    if wish.replaces:
+        _check_replaceable(session, wish.device)
     secret = secrets.token_bytes(claims.SECRET_BYTES)
     row = ClaimRow(
         id=secrets.token_hex(6),
@@ -69,11 +78,21 @@ def add_claim(session: Session, wish: Wish, ttl_s: float, who: str, *, now: floa
         created_by=who,
         expires_at=now + ttl_s,
         tags=dict(wish.tags),
+        replaces=wish.replaces,
     )
     session.add(row)
-    told = f"claim {row.id} for board {wish.board}, valid {ttl_s:.0f} s"
+    told = f"claim {row.id} for board {wish.board}, valid {ttl_s:.0f} s{', replaces its keys' if wish.replaces else ''}"
     session.add(Audit(at=now, who=who[:63], action="claim.create", subject=wish.device, reason=told))
     return Claim(row.id, secret, pins.ca, pins.root)
+
+
+def _check_replaceable(session: Session, device: DeviceId) -> None:
+    row = session.get(Device, device)
+    if row is None:
+        raise NotFound(f"no device {device} in this fleet; a new one needs a claim without --replace")
+    if row.state != "active":
+        # The broker goes by the name: taking the revocation back would let the old certificate in as well.
+        raise DeviceRevoked(f"{device} is {row.state} and stays it; the replacement gets a new name")
 
 
 class Claims:

@@ -20,17 +20,19 @@ from fleet_protocol.errors import (
     ClaimUsed,
     CsrRefused,
     DeviceExists,
+    DeviceRevoked,
     MalformedClaim,
     NotFound,
 )
 from fleet_protocol.identifiers import BoardName, DeviceId, bucket_of
 from fleet_server.changes import ChangeFeed
-from fleet_server.db.models import Audit, Device
+from fleet_server.db.models import Assignment, Audit, Device, LatestHealth
 from fleet_server.db.models import Claim as ClaimRow
 from fleet_server.ports import Authority, Clock, SignedMetadata
 from fleet_server.services.claims import Pins, Wish, add_claim
 from fleet_server.services.csr import DeviceKeys, read_csr
 
+_DUE_NOW: Final = 0.0
 _REFUSED: Final = "this claim is unknown, wrong, expired or revoked; make a new one with `fleetctl claim create`"
 """One sentence for all four, so that a stranger learns nothing about which claims exist."""
 
@@ -63,11 +65,16 @@ class Enrolment:
         self._clock = clock
         self._address = address
 
-    def create_claim(self, device: DeviceId, board: BoardName, ttl_s: float, who: str) -> Claim:
-        """A one-time right to enrol as ``device``; its secret is in the returned claim only. Raises Conflict."""
+    def create_claim(
+        self, device: DeviceId, board: BoardName, ttl_s: float, who: str, *, replaces: bool = False
+    ) -> Claim:
+        """A one-time right to enrol as ``device``; its secret is in the returned claim only. Raises RefusedRequest.
+
+        ``replaces``: the device is a member already, and the keys that redeem the claim take the place of its own.
+        """
         with self._sessions.begin() as session:
             pins = Pins.of(self._ca, self._tuf)
-            claim = add_claim(session, Wish(device, board), ttl_s, who, now=self._clock(), pins=pins)
+            claim = add_claim(session, Wish(device, board, replaces=replaces), ttl_s, who, now=self._clock(), pins=pins)
         self._changes.publish("claim", claim.claim_id)
         return claim
 
@@ -86,8 +93,8 @@ class Enrolment:
             if is_repeated:
                 _reissue(session, device, keys, serial)
             else:
-                _admit(session, claim, keys, serial, now)
-                _audit(session, now, f"claim {claim.id}", "device.enrol", device, f"board {claim.board}")
+                action = _admit(session, claim, keys, serial, now)
+                _audit(session, now, f"claim {claim.id}", action, device, f"board {claim.board}")
         self._changes.publish("device", device)
         return EnrolmentReply(
             fleet=self._address.fleet,
@@ -155,10 +162,13 @@ def _spend(session: Session, claim: ClaimRow, keys: DeviceKeys, now: float) -> b
     return True
 
 
-def _admit(session: Session, claim: ClaimRow, keys: DeviceKeys, serial: str, now: float) -> None:
+def _admit(session: Session, claim: ClaimRow, keys: DeviceKeys, serial: str, now: float) -> str:
+    """Make the device a member, or change its keys; which of the two, as the audit calls it."""
     device = DeviceId(claim.device_id)
-    if session.get(Device, device) is not None:
-        raise DeviceExists(f"{device} is already enrolled; a replacement gets a new name")
+    member = session.get(Device, device)
+    if member is not None:
+        _replace(session, member, claim, keys, serial, now)
+        return "device.replace"
     session.add(
         Device(
             id=device,
@@ -172,6 +182,25 @@ def _admit(session: Session, claim: ClaimRow, keys: DeviceKeys, serial: str, now
             serial=serial,
         )
     )
+    return "device.enrol"
+
+
+def _replace(session: Session, member: Device, claim: ClaimRow, keys: DeviceKeys, serial: str, now: float) -> None:
+    """SPEC 9.1.7: new keys under the same name. Neither the old certificate nor the one before it is renewed any more."""
+    if not claim.replaces:
+        raise DeviceExists(
+            f"{member.id} is already enrolled; `fleetctl claim create --replace` makes a claim to replace it"
+        )
+    if member.state != "active":
+        raise DeviceRevoked(f"{member.id} is {member.state} and stays it; the replacement gets a new name")
+    member.board, member.enrolled_at, member.fingerprint = claim.board, now, None
+    member.tls_spki, member.hpke_key, member.serial, member.previous_serial = keys.spki, keys.hpke, serial, None
+    health = session.get(LatestHealth, member.id)
+    if health is not None:
+        session.delete(health)  # a new board counts its reports from one
+    newest = session.get(Assignment, member.id)
+    if newest is not None:
+        newest.expires_at = _DUE_NOW  # its keys are wrapped for the old HPKE key
 
 
 def _reissue(session: Session, device: DeviceId, keys: DeviceKeys, serial: str) -> None:

@@ -23,11 +23,12 @@ class Reason(_Body):
 
 
 class ClaimOrder(_Body):
-    """A claim for one device of one board, valid for ``ttl_s`` seconds."""
+    """A claim for one device of one board, valid for ``ttl_s`` seconds. ``replace``: for one that is a member already."""
 
     device: str = Field(max_length=63)
     board: str = Field(max_length=63)
     ttl_s: float = Field(default=86_400.0, gt=0, le=365 * 86_400.0)
+    replace: bool = False
 
 
 class ClaimWish(_Body):

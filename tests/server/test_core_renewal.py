@@ -22,16 +22,18 @@ from fleet_protocol.errors import (
     CertificateRefused,
     CertificateSuperseded,
     CsrRefused,
+    DeviceExists,
     DeviceRevoked,
     FleetError,
     MalformedMessage,
+    NotFound,
 )
 from fleet_protocol.identifiers import DeviceId, FleetId
 from fleet_protocol.renewal import RenewalRequest
 from fleet_server.adapters.ca import found_authority, new_key
-from fleet_server.db.models import Audit, Device
+from fleet_server.db.models import Audit, Device, LatestHealth
 from fleet_server.fleet import Fleet
-from tests.server.kit import DeviceKit, SteppedClock, enrol
+from tests.server.kit import BOARD, DeviceKit, SteppedClock, enrol
 
 CAM = DeviceId("cam-1")
 DAY = 86_400.0
@@ -255,3 +257,54 @@ def test_a_recorded_request_is_worth_nothing_after_five_minutes(
     request = ask(fleet, device, new_key())
     clock.advance(301)
     refused(fleet, request, BadSignature)
+
+
+# --- a device that came too late, or broke: a claim that replaces (SPEC 9.1.7) ------------------------------------------
+def replaced(fleet: Fleet, device: DeviceKit) -> DeviceKit:
+    claim = fleet.enrolment.create_claim(CAM, BOARD, 3600, "tester", replaces=True)
+    device.reply = fleet.enrolment.enrol(device.request(claim), fleet.clock())
+    return device
+
+
+def test_a_device_whose_certificate_ended_comes_back_with_a_claim_that_replaces(
+    fleet: Fleet, clock: SteppedClock, device: DeviceKit
+) -> None:
+    clock.advance(45 * DAY)
+    back = replaced(fleet, DeviceKit(CAM, hpke=device.hpke))
+    renewed(fleet, back)
+    assert member(fleet).hpke_key == device.hpke.public_key().public_bytes_raw()
+    with fleet.readers() as session:
+        assert session.scalar(select(Audit.who).where(Audit.action == "device.replace")).startswith("claim ")  # type: ignore[union-attr]
+
+
+def test_the_keys_that_were_replaced_renew_nothing_and_open_nothing(fleet: Fleet, device: DeviceKit) -> None:
+    second, _ = renewed(fleet, device)
+    with fleet.sessions.begin() as session:
+        fleet.assignments.issue(session, CAM, fleet.clock())
+        session.add(LatestHealth(device_id=CAM, seq=90, at=1.0, received_at=1.0, served={}, report=b"x"))
+    new = replaced(fleet, DeviceKit(CAM))
+    for old in (device, second):
+        refused(fleet, ask(fleet, old, new_key()), CertificateSuperseded)
+    assert member(fleet).hpke_key == new.hpke.public_key().public_bytes_raw()
+    with fleet.readers() as session:
+        assert fleet.assignments.due(session, fleet.clock(), 10) == [CAM]
+        assert session.get(LatestHealth, CAM) is None
+
+
+def test_only_a_claim_that_replaces_takes_a_members_name(fleet: Fleet, device: DeviceKit) -> None:
+    claim = fleet.enrolment.create_claim(CAM, BOARD, 3600, "tester")
+    with pytest.raises(DeviceExists, match="--replace"):
+        fleet.enrolment.enrol(DeviceKit(CAM).request(claim), fleet.clock())
+    renewed(fleet, device)
+
+
+def test_a_claim_that_replaces_needs_a_member_that_is_not_revoked(fleet: Fleet, device: DeviceKit) -> None:
+    claim = fleet.enrolment.create_claim(CAM, BOARD, 3600, "tester", replaces=True)
+    with pytest.raises(NotFound, match="cam-2"):
+        fleet.enrolment.create_claim(DeviceId("cam-2"), BOARD, 3600, "tester", replaces=True)
+    fleet.enrolment.revoke(CAM, "tester", "stolen")
+    with pytest.raises(DeviceRevoked):
+        fleet.enrolment.create_claim(CAM, BOARD, 3600, "tester", replaces=True)
+    with pytest.raises(DeviceRevoked):
+        fleet.enrolment.enrol(device.request(claim), fleet.clock())
+    assert member(fleet).state == "revoked"

@@ -26,7 +26,8 @@ def create(order: ClaimOrder, fleet: FleetHere, principal: Writer) -> NewClaim:
     """Make a claim; its text is shown this once."""
     device, board = device_id(order.device), board_name(order.board)
     expires_at = fleet.clock() + order.ttl_s
-    return _shown(fleet.enrolment.create_claim(device, board, order.ttl_s, principal.name), device, board, expires_at)
+    made = fleet.enrolment.create_claim(device, board, order.ttl_s, principal.name, replaces=order.replace)
+    return _shown(made, device, board, expires_at)
 
 
 @router.post("/batch", status_code=201)
