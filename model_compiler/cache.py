@@ -83,13 +83,18 @@ class PackageCache:
         except (OSError, MalformedRecord):
             return None
 
+    def journal(self, key: Digest) -> Path | None:
+        """Where the search for ``key`` may note what it measured; None where nothing can be written. Makes nothing."""
+        existing = next(path for path in (self.directory, *self.directory.parents) if path.exists())
+        return self.directory / f"{key}.search" if existing.is_dir() and os.access(existing, os.W_OK) else None
+
     def keep(self, key: Digest, finished: Finished) -> None:
         """Add a package and its record, drop the least recently used beyond the limit; raises CannotWrite or DiskFull."""
         make_directory(self.directory)
         # The record first: a package without one is no entry.
         self._write(self._record_path(digest_of(finished.package)), record.encode(finished.record))
         self._write(self._path(key), finished.package)
-        for pattern in ("*.efpkg", "*.record.json"):
+        for pattern in ("*.efpkg", "*.record.json", "*.search"):
             self._drop_oldest(pattern)
 
     def _write(self, path: Path, content: bytes) -> None:

@@ -45,14 +45,14 @@ def gather(source: Path | Wish) -> Inputs:
 
 
 def fulfil(order: Order, report: Report) -> Outcome:
-    """The package from the cache, or compiled now and kept; nothing else is written. Raises what the pipeline raises."""
+    """The package from the cache, or compiled now and kept; nothing else is written but the search's journal. Raises what the pipeline raises."""
     gathered = gather(order.source)
     store = PackageCache(order.cache_dir)
     key = cache.key_of(gathered, toolchain.fingerprint())
     known = store.find(key)
     if known:
         return Outcome(known, is_cached=True)
-    compiled = pipeline.compile_inputs(gathered, order.jobs, report)
+    compiled = pipeline.compile_inputs(gathered, order.jobs, report, store.journal(key))
     finished = Finished(compiled.package, compiled.record)
     try:
         store.keep(key, finished)

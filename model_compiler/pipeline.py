@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 from fleet_protocol import package as packages
 from fleet_protocol.identifiers import digest_of
@@ -54,16 +55,17 @@ class Proved:
     share_second: float | None
 
 
-def compile_inputs(inputs: Inputs, jobs: int, report: Report) -> Compiled:
+def compile_inputs(inputs: Inputs, jobs: int, report: Report, journal: Path | None = None) -> Compiled:
     """The package with every variant, in order of preference, and its record.
 
     Raises MalformedInput on a bad model or image, AccuracyRefused where a variant fails the recipe's gate, other
-    ProofErrors where a model does not load, compute or answer decisively. Nothing is written.
+    ProofErrors where a model does not load, compute or answer decisively. Nothing is written but the ``journal`` of a search,
+    which an interrupted compilation leaves and the next one goes on from.
     """
     builds = plan(inputs.recipe.variants, inputs.boards)
     model = _normalised(inputs, report)
     ranges = _ranges(model, builds, inputs, jobs, report)
-    found = compete.compete(model, ranges, builds, inputs, jobs, report)
+    found = compete.compete(model, ranges, builds, inputs, jobs, report, journal)
     proved = [
         _variant(inputs, model, name, found) for name in tracked(report, "prove", found.chosen, len(found.chosen))
     ]

@@ -119,6 +119,13 @@ def test_a_result_that_cannot_be_cached_is_still_written(shapes: Workshop, capsy
     assert io.BytesIO(path.read_bytes()).read(2) == b"PK"
 
 
+def test_a_search_keeps_its_journal_beside_the_packages_if_it_can(tmp_path: Path) -> None:
+    assert PackageCache(tmp_path / "new" / "cache").journal(key(1)) == tmp_path / "new" / "cache" / f"{key(1)}.search"
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_bytes(b"")
+    assert PackageCache(tmp_path / "file" / "cache").journal(key(1)) is None
+
+
 @pytest.mark.parametrize(
     "changed", ["model.onnx", "labels.csv", "recipe.toml", "calibration/01000.png", "evaluation/00001.png"]
 )
