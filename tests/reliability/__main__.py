@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -114,6 +115,7 @@ def main() -> int:
     parts: list[Callable[[Path], bool]] = [attacks, mutants, power_cuts]
     wanted = [part for part in parts if not sys.argv[1:] or part.__name__.replace("_", "-") in sys.argv[1:]]
     began, are_well = time.monotonic(), True
+    logging.disable()  # what the agent logs about its troubles is no row of a table
     with tempfile.TemporaryDirectory(prefix="reliability-") as folder:
         for part in wanted:
             since = time.monotonic()
