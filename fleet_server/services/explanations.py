@@ -58,10 +58,10 @@ def explain(facts: DeviceFacts, *, now: float) -> Explanation:
     """The first reason that holds, most fundamental first."""
     if facts.presence == "revoked":
         return Explanation("blocked", "This device was revoked: it gets no keys and no assignments.",
-                           "To take it back, make a new claim and enrol it again.")  # fmt: skip
+                           "It stays revoked; to take the board back, enrol it under a new name.")  # fmt: skip
     if facts.cloned:
         return Explanation("blocked", f"Two machines use its identity: {facts.cloned}.",
-                           "Find out which one is yours, revoke the device, and enrol it again with a new claim.")  # fmt: skip
+                           "Find out which one is yours, revoke the device, and enrol the board under a new name.")  # fmt: skip
     behind = next((slot for slot in facts.slots if not slot.is_desired), None)
     if behind is None:
         return _content(facts)

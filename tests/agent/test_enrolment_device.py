@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from edge_agent.adapters.credentials import Credentials, Refusal
 from edge_agent.adapters.enrolment import Enrolment, signing_request
 from edge_agent.adapters.keys import IdentityFolder
 from edge_agent.cli import main
@@ -336,3 +337,25 @@ def test_the_command_says_what_is_wrong_in_one_line_without_the_secret(
     assert result.stderr.startswith(f"error [{code}]: ")
     assert result.stderr.count("\n") == 1
     assert str(wrong).split(".")[2] not in result.stderr
+
+
+def test_the_command_enrols_a_member_again_for_a_new_tls_key_and_keeps_what_it_serves_openable(
+    fleet: Fleet, config: Path
+) -> None:
+    arguments = ["enrol", "--config", str(config), "--claim-file", "-"]
+    CliRunner().invoke(main, arguments, input=f"{fleet.claim()}\n")
+    folder = IdentityFolder(config.parent / "state")
+    hpke, old = folder.open().hpke_key.private_bytes_raw(), Credentials(folder).present().read_certificate()
+    Credentials(folder).refuse(Refusal("certificate-expired", "it ended", 1.0))
+    before = CliRunner().invoke(main, ["status", "--config", str(config)])
+
+    again = CliRunner().invoke(main, [*arguments, "--replace"], input=f"{fleet.claim()}\n")
+
+    assert (again.exit_code, again.stderr) == (0, "enrolled as cam-7 in fleet acme\n")
+    present = Credentials(folder).present()
+    assert present.read_certificate().public_key() == present.read_key().public_key() != old.public_key()
+    assert folder.open().hpke_key.private_bytes_raw() == hpke
+    after = CliRunner().invoke(main, ["status", "--config", str(config)])
+    assert f"certificate until {old.not_valid_after_utc:%Y-%m-%d}" in before.stdout
+    assert "not renewed [certificate-expired]: it ended" in before.stdout
+    assert "not renewed" not in after.stdout

@@ -14,13 +14,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from edge_agent.adapters.credentials import Credential, Credentials
+from edge_agent.adapters.enrolment import FleetServer
 from edge_agent.adapters.keys import IdentityFolder, Membership
 from edge_agent.adapters.mqtt import MqttTransport
+from edge_agent.adapters.renewal import RenewalClient
 from edge_agent.inbox import Inbox
 from edge_agent.renewal import Life, due_at, is_due, quiet_s, retry_s
 from edge_agent.renewer import Renewer
-from fleet_protocol.errors import CertificateExpired, FleetError, ServerUnreachable
+from fleet_protocol.errors import CertificateExpired, FleetError, MalformedMessage, ServerUnreachable
 from fleet_protocol.identifiers import DeviceId
+from fleet_protocol.renewal import RenewalChallenge, RenewalReply, RenewalRequest
 from tests.agent.authority import Authority
 from tests.agent.test_runner_broker import RealBroker, eventually
 from tests.agent.tuf_world import DEVICE
@@ -285,6 +288,40 @@ def test_a_running_agent_takes_up_what_a_new_enrolment_brought(bench: Bench) -> 
     bench.step(renewer)
     assert bench.link.used == [certificate]
     assert bench.credentials.refusal() is None
+
+
+# --- what the server answers ------------------------------------------------------------------------------------------------
+class AnsweringServer(FleetServer):
+    """Answers every renewal with one certificate."""
+
+    def __init__(self, certificate: x509.Certificate) -> None:
+        super().__init__("https://fleet.invalid")
+        self._answer = certificate.public_bytes(Encoding.PEM).decode()
+
+    def fetch_challenge(self, ca: x509.Certificate) -> RenewalChallenge:
+        return RenewalChallenge(f"1.{ca.serial_number}")
+
+    def renew(self, request: RenewalRequest, ca: x509.Certificate) -> RenewalReply:
+        assert request.challenge == f"1.{ca.serial_number}"
+        return RenewalReply(self._answer)
+
+
+def answered(bench: Bench, certificate: x509.Certificate, new: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    client = RenewalClient(AnsweringServer(certificate), bench.folder, bench.folder.open())
+    return client.issue(bench.credentials.present(), new)
+
+
+def test_a_certificate_by_another_ca_for_another_key_or_in_another_name_is_not_kept(bench: Bench) -> None:
+    new, other = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    good = bench.authority.issue_device(new.public_key(), CAM)
+    assert answered(bench, good, new) == good
+    for bad in (
+        Authority().issue_device(new.public_key(), CAM),
+        bench.authority.issue_device(other.public_key(), CAM),
+        bench.authority.issue_device(new.public_key(), "cam-other"),
+    ):
+        with pytest.raises(MalformedMessage):
+            answered(bench, bad, new)
 
 
 # --- with a real broker ---------------------------------------------------------------------------------------------------

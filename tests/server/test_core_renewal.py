@@ -161,6 +161,7 @@ def test_a_device_that_lost_reply_and_new_key_renews_with_the_pair_that_it_has(f
     assert renewals(fleet) == 3
 
 
+@pytest.mark.attack("28")
 def test_the_overlap_ends_with_the_next_renewal(fleet: Fleet, device: DeviceKit) -> None:
     second, _ = renewed(fleet, device)
     third, _ = renewed(fleet, second)
@@ -168,11 +169,13 @@ def test_the_overlap_ends_with_the_next_renewal(fleet: Fleet, device: DeviceKit)
     renewed(fleet, third)
 
 
+@pytest.mark.attack("26")
 def test_a_revoked_device_is_not_renewed(fleet: Fleet, device: DeviceKit) -> None:
     fleet.enrolment.revoke(CAM, "tester", "stolen")
     refused(fleet, ask(fleet, device, new_key()), DeviceRevoked)
 
 
+@pytest.mark.attack("28")
 def test_an_ended_certificate_is_refused_with_the_code_that_means_to_enrol_again(
     fleet: Fleet, clock: SteppedClock, device: DeviceKit
 ) -> None:
@@ -185,6 +188,7 @@ def test_a_certificate_that_has_not_begun_is_refused(fleet: Fleet, clock: Steppe
     refused(fleet, ask(fleet, device, new_key()), CertificateRefused)
 
 
+@pytest.mark.attack("28")
 @pytest.mark.parametrize("usage", [(), (ExtendedKeyUsageOID.SERVER_AUTH,)])
 def test_a_certificate_of_the_right_ca_that_is_not_for_clients_is_refused(
     fleet: Fleet, clock: SteppedClock, device: DeviceKit, usage: tuple[x509.ObjectIdentifier, ...]
@@ -192,12 +196,14 @@ def test_a_certificate_of_the_right_ca_that_is_not_for_clients_is_refused(
     refused(fleet, ask(fleet, device, new_key(), leaf(fleet.ca, device.tls, clock, usage)), CertificateRefused)
 
 
+@pytest.mark.attack("26c")
 def test_a_minted_certificate_that_the_registry_does_not_know_is_refused(
     fleet: Fleet, clock: SteppedClock, device: DeviceKit
 ) -> None:
     refused(fleet, ask(fleet, device, new_key(), leaf(fleet.ca, device.tls, clock, CLIENT)), CertificateSuperseded)
 
 
+@pytest.mark.attack("28")
 def test_a_certificate_of_another_ca_is_refused(fleet: Fleet, clock: SteppedClock, device: DeviceKit) -> None:
     evil = found_authority("acme", clock.now)
     forged = evil.issue_again(device.tls.public_key(), CAM, member(fleet).serial)
