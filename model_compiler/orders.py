@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,23 +37,35 @@ class Outcome:
     objection: str = ""
 
 
-def gather(source: Path | Wish) -> Inputs:
-    """All that an order reads, bounded and hashed; raises what :func:`inputs.gather` and :func:`drafting.draft` raise."""
+def gather(source: Path | Wish, store: PackageCache) -> Inputs:
+    """All that an order reads, bounded and hashed; raises what :func:`inputs.gather` and :func:`drafting.draft` raise.
+
+    What the words of a wish mean is found out once and kept in ``store``.
+    """
     if isinstance(source, Path):
         return inputs.gather(source)
-    drafted = drafting.draft(source, Path())
-    return inputs.gather_text(drafted.text, Path(), drafted.notes)
+    folder = Path()
+    key = drafting.key_of(source, folder, toolchain.fingerprint())
+    drafted = store.draft(key)
+    if drafted is None:
+        drafted = drafting.draft(source, folder)
+        with contextlib.suppress(CannotWrite, DiskFull):  # it is found out again then
+            store.keep_draft(key, drafted)
+    return inputs.gather_text(drafted.text, folder, drafted.notes)
 
 
 def fulfil(order: Order, report: Report) -> Outcome:
-    """The package from the cache, or compiled now and kept; nothing else is written but the search's journal. Raises what the pipeline raises."""
-    gathered = gather(order.source)
+    """The package from the cache, or compiled now and kept; only a search's journal and ranges are written besides.
+
+    Raises what the pipeline raises.
+    """
     store = PackageCache(order.cache_dir)
+    gathered = gather(order.source, store)
     key = cache.key_of(gathered, toolchain.fingerprint())
     known = store.find(key)
     if known:
         return Outcome(known, is_cached=True)
-    compiled = pipeline.compile_inputs(gathered, order.jobs, report, store.journal(key))
+    compiled = pipeline.compile_inputs(gathered, order.jobs, report, store.journal(key), order.cache_dir)
     finished = Finished(compiled.package, compiled.record)
     try:
         store.keep(key, finished)

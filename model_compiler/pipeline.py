@@ -6,6 +6,8 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from fleet_protocol import package as packages
 from fleet_protocol.identifiers import digest_of
 from fleet_protocol.imaging import preprocess
@@ -14,6 +16,7 @@ from fleet_protocol.tasks import Classification
 from model_compiler import images, toolchain
 from model_compiler.inputs import Inputs
 from model_compiler.progress import Report, tracked
+from model_compiler.range_store import RangeStore
 from model_compiler.report import assemble
 from model_compiler.report.record import Record, Timing
 from model_compiler.stages import (
@@ -55,16 +58,18 @@ class Proved:
     share_second: float | None
 
 
-def compile_inputs(inputs: Inputs, jobs: int, report: Report, journal: Path | None = None) -> Compiled:
+def compile_inputs(
+    inputs: Inputs, jobs: int, report: Report, journal: Path | None = None, kept: Path | None = None
+) -> Compiled:
     """The package with every variant, in order of preference, and its record.
 
     Raises MalformedInput on a bad model or image, AccuracyRefused where a variant fails the recipe's gate, other
     ProofErrors where a model does not load, compute or answer decisively. Nothing is written but the ``journal`` of a search,
-    which an interrupted compilation leaves and the next one goes on from.
+    which an interrupted compilation leaves and the next one goes on from, and the ranges ``kept`` for later compilations.
     """
     builds = plan(inputs.recipe.variants, inputs.boards)
     model = _normalised(inputs, report)
-    ranges = _ranges(model, builds, inputs, jobs, report)
+    ranges = _ranges(model, builds, inputs, jobs, report, RangeStore(kept, toolchain.fingerprint()))
     found = compete.compete(model, ranges, builds, inputs, jobs, report, journal)
     proved = [
         _variant(inputs, model, name, found) for name in tracked(report, "prove", found.chosen, len(found.chosen))
@@ -100,11 +105,19 @@ def _one(inputs: Inputs, source: Source) -> FloatModel:
     return model
 
 
-def _ranges(model: FloatModel, builds: list[Build], inputs: Inputs, jobs: int, report: Report) -> Ranges | None:
+def _ranges(
+    model: FloatModel, builds: list[Build], inputs: Inputs, jobs: int, report: Report, store: RangeStore
+) -> Ranges | None:
     if not any(build.precision in target(build.runtime).CALIBRATED for build in builds):
         return None
-    names = quantize.activations(model)
-    return calibrate.calibrate(model, names, inputs.calibration, inputs.recipe.preprocessing, jobs, report)
+    names, wanted = quantize.activations(model), inputs.recipe.preprocessing
+    identity = model.content, msgspec.json.encode(wanted), inputs.calibration_digest.encode()
+    known = store.ranges(*identity)
+    if known is not None and known.names == names:
+        return known
+    ranges = calibrate.calibrate(model, names, inputs.calibration, wanted, jobs, report)
+    store.keep(ranges, *identity)
+    return ranges
 
 
 def _variant(inputs: Inputs, model: FloatModel, name: str, found: Outcome) -> Proved:

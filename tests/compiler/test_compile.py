@@ -259,7 +259,8 @@ def test_interrupting_leaves_nothing_behind(shapes: Workshop, stage: str) -> Non
     assert err.splitlines()[-1] == "interrupted; no package was written"
     assert "Traceback" not in err
     assert list(shapes.out.iterdir()) == []
-    assert not (shapes.path / "cache").exists()
+    # Ranges serve the next attempt; nothing that is not whole is left.
+    assert [path for path in (shapes.path / "cache").rglob("*") if path.is_file() and path.suffix != ".npz"] == []
 
 
 def test_the_command_line_starts_without_heavy_imports() -> None:
