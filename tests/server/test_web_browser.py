@@ -183,6 +183,26 @@ def test_what_is_being_typed_survives_live_updates(page: Page, web: WebServer) -
     expect(page.get_by_label("Filter devices by id or board")).to_be_focused()
 
 
+def test_a_claim_is_revoked_with_a_reason_while_others_are_made(page: Page, web: WebServer, errors: list[str]) -> None:
+    """A claim that appears in the meantime does not take away what is being typed."""
+    page.goto(web.url + "/claims")
+    expect(page.get_by_text("No claim was made yet")).to_be_visible()
+    is_live(page)
+    web.ask("POST", "/v1/claims", {"device": "cam-1", "board": kit.BOARD})
+    row = page.get_by_role("row").filter(has_text="cam-1")
+    expect(row).to_contain_text("open", timeout=LIMIT_MS)
+    row.get_by_text("Revoke…").click()
+    reason = page.get_by_label("Reason to revoke the claim of cam-1")
+    reason.fill("card lost")
+    with page.expect_response(web.url + "/claims"):
+        web.ask("POST", "/v1/claims", {"device": "cam-2", "board": kit.BOARD})
+    expect(reason).to_have_value("card lost")
+    row.get_by_role("button", name="Revoke").click()
+    expect(row).to_contain_text("by admin: card lost")
+    expect(page.get_by_role("row").filter(has_text="cam-2")).to_contain_text("open")
+    assert errors == []
+
+
 def test_eight_tabs_share_one_stream(context: BrowserContext, page: Page, web: WebServer, errors: list[str]) -> None:
     """With a stream per tab the seventh tab of a browser would never load (six connections per server)."""
     is_live(page)
@@ -199,7 +219,7 @@ def test_nothing_overflows_sideways(page: Page, web: WebServer, width: int) -> N
     for number in range(3):
         kit.enrol(web.fleet, f"a-device-with-quite-a-long-name-in-the-northern-hall-{number}")
     page.set_viewport_size({"width": width, "height": 900})
-    for path in ("/", "/devices/a-device-with-quite-a-long-name-in-the-northern-hall-1", "/login"):
+    for path in ("/", "/claims", "/devices/a-device-with-quite-a-long-name-in-the-northern-hall-1", "/login"):
         page.goto(web.url + path)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
 
@@ -219,7 +239,7 @@ def test_every_text_has_enough_contrast(
     rollout = web.ask("POST", "/v1/rollouts", body).json["id"]
     web.ask("POST", f"/v1/rollouts/{rollout}/start", {"reason": "go"})
     web.fleet.rollouts.tick(web.fleet.clock())
-    for path in ("/", "/devices/cam-1", f"/rollouts/{rollout}"):
+    for path in ("/", "/claims", "/devices/cam-1", f"/rollouts/{rollout}"):
         page.goto(web.url + path)
         is_live(page)
         poor = page.evaluate(_CONTRAST)

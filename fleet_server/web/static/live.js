@@ -20,7 +20,8 @@ function keyOf(element) {
 }
 
 function replace(region, fresh) {
-  if (!fresh || region.innerHTML === fresh.innerHTML) return;
+  // What a person has opened to type in stays as it is until it is closed or sent.
+  if (!fresh || region.innerHTML === fresh.innerHTML || region.querySelector("details[open]")) return;
   const focused = region.contains(document.activeElement) ? keyOf(document.activeElement) : undefined;
   region.replaceChildren(...fresh.childNodes);
   if (focused) region.querySelector(focused)?.focus({ preventScroll: true });
