@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from fleet_protocol import package
 from fleet_protocol.errors import FleetError
 from fleet_protocol.identifiers import Digest, digest_of
+from model_compiler.drafting import Draft
 from model_compiler.errors import MalformedRecord
 from model_compiler.files import make_directory, written_whole
 from model_compiler.inputs import Inputs
@@ -82,6 +85,24 @@ class PackageCache:
             return found
         except (OSError, MalformedRecord):
             return None
+
+    def draft(self, key: Digest) -> Draft | None:
+        """The recipe that the same words meant before; None where there is none."""
+        try:
+            found = msgspec.json.decode(self._draft_path(key).read_bytes(), type=Draft)
+            os.utime(self._draft_path(key))
+        except (OSError, msgspec.DecodeError):
+            return None
+        return found
+
+    def keep_draft(self, key: Digest, draft: Draft) -> None:
+        """Remember what words mean; raises CannotWrite or DiskFull."""
+        make_directory(self.directory)
+        self._write(self._draft_path(key), msgspec.json.encode(draft))
+        self._drop_oldest("*.draft.json")
+
+    def _draft_path(self, key: Digest) -> Path:
+        return self.directory / f"{key}.draft.json"
 
     def journal(self, key: Digest) -> Path | None:
         """Where the search for ``key`` may note what it measured; None where nothing can be written. Makes nothing."""

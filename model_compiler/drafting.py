@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fleet_protocol.board import Board
+from fleet_protocol.identifiers import Digest
 from fleet_protocol.manifest import Precision, Preprocessing
 from model_compiler import boards, guess, images, inputs, labels
 from model_compiler.errors import MalformedDataset, UnsupportedModel, UnwantedVariant
@@ -66,6 +67,14 @@ def draft(wish: Wish, folder: Path) -> Draft:
     classes = _classes(wish, session, frame)
     preprocessing, notes = _preprocessing(wish, session, frame, classes)
     return Draft(_text(wish, folder, profiles, classes, preprocessing), notes)
+
+
+def key_of(wish: Wish, folder: Path, toolchain: Digest) -> Digest:
+    """SHA-256 over everything that a draft is made from: the words, the model, labels, class names and images."""
+    texts = [repr(wish), str(folder), toolchain, load.read(wish.model).digest, inputs.read_labels(wish.labels)]
+    texts += [inputs.read_labels(wish.classes)] if wish.classes else []
+    texts += [text.decode() for text in (boards.load(name, folder)[1] for name in wish.boards)]
+    return images.digest(images.list_images(_labelled(wish)), *(text.encode() for text in texts))
 
 
 def name_of(model: Path) -> str:

@@ -52,6 +52,21 @@ def test_one_line_gives_a_package_for_the_board(bench: Path, tmp_path: Path, cap
     assert "note: pre-processing 'imagenet' was chosen" in capsys.readouterr().err
 
 
+def test_the_same_words_about_the_same_files_are_answered_from_the_cache(
+    bench: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert run(words(bench, tmp_path, "--json")) == 0
+    capsys.readouterr()
+    assert run(words(bench, tmp_path, "--json")) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["cached"] is True
+    assert printed.err == ""
+    (kept,) = (tmp_path / "cache").glob("*.draft.json")
+    kept.write_bytes(b"{")
+    assert run(words(bench, tmp_path, "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["cached"] is True
+
+
 def test_the_recipe_that_the_words_mean_can_be_kept_and_gives_the_same_package(bench: Path, tmp_path: Path) -> None:
     kept, again = tmp_path / "kept", tmp_path / "again"
     kept.mkdir(), again.mkdir()
