@@ -392,3 +392,13 @@ def test_a_fleet_without_anything_answers_with_empty_lists(web: WebServer, web_f
         "devices": 0, "online": 0, "on_target": 0, "behind": 0, "unassigned": 0, "revoked": 0,
     }  # fmt: skip
     assert web.ask("GET", "/v1/whoami").json == {"fleet": web_fleet.config.fleet, "name": "admin", "role": "admin"}
+
+
+def test_a_renewal_that_is_not_one_is_refused_without_a_token_being_asked_for(web: WebServer) -> None:
+    assert web.ask("GET", "/v1/renew", token=None).json["challenge"]
+    empty = web.ask("POST", "/v1/renew", {}, token=None)
+    assert (empty.status, empty.json["code"]) == (422, "malformed-message")
+    false = web.ask(
+        "POST", "/v1/renew", {"certificate": "AAAA", "csr": "AAAA", "challenge": "", "signature": ""}, token=None
+    )
+    assert (false.status, false.json["code"]) == (403, "certificate-refused")

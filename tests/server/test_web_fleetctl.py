@@ -69,6 +69,15 @@ def test_an_operators_day(admin: Ctl, web: WebServer, web_founding: Founding, tm
     assert "rollout.start" in admin("audit", "list").out
 
 
+def test_a_claim_with_replace_is_for_a_device_that_is_a_member(admin: Ctl, web: WebServer) -> None:
+    refused = admin("claim", "create", "cam-1", "--board", kit.BOARD, "--replace")
+    assert (refused.code, refused.err.split(":")[0]) == (3, "error [not-found]")
+    old = kit.enrol(web.fleet, "cam-1")
+    claim = Claim.parse(admin("claim", "create", "cam-1", "--board", kit.BOARD, "--replace").out)
+    web.fleet.enrolment.enrol(kit.DeviceKit(old.id).request(claim), web.fleet.clock())
+    assert "device.replace" in admin("audit", "list").out
+
+
 def test_watching_a_rollout_that_is_aborted_ends_with_six(
     admin: Ctl, web: WebServer, web_founding: Founding, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ def command() -> None:
 @command.command("create")
 @click.argument("device", required=False)
 @click.option("--board", metavar="NAME", help="The board's name in firmware_configs.")
+@click.option("--replace", is_flag=True, help="DEVICE is enrolled already: new keys take the place of its own.")
 @click.option("--csv", "csv_file", type=_FILE, metavar="FILE", help="A list of devices: device,board,tags.")
 @click.option("--out", type=_FILE, metavar="CSV|DIR", help="With --csv: the file or folder for the claims.")
 @click.option("--labels", type=_FILE, metavar="HTML", help="With --csv: labels with QR codes, to print.")
@@ -35,6 +36,7 @@ def command() -> None:
 def create(
     device: str | None,
     board: str | None,
+    replace: bool,  # noqa: FBT001 - click's flag
     csv_file: Path | None,
     out: Path | None,
     labels: Path | None,
@@ -48,18 +50,20 @@ def create(
     \b
     Example:
       fleetctl claim create cam-1 --board raspberry-pi-5 --ttl 7d > claim
+      fleetctl claim create cam-1 --board raspberry-pi-5 --replace > claim
       fleetctl claim create --csv devices.csv --out claims.csv --labels labels.html --ttl 30d
     """  # noqa: D301
     if (device is None) == (csv_file is None):
         raise click.UsageError("give DEVICE or --csv")
     if csv_file is not None:
-        if out is None or board is not None:
-            raise click.UsageError("--csv needs --out, and the boards stand in the list")
+        if out is None or board is not None or replace:
+            raise click.UsageError("--csv needs --out, the boards stand in the list, and --replace is for one DEVICE")
         _create_all(csv_file, out, labels, output.duration(ttl), as_json=as_json)
         return
     if board is None or out is not None or labels is not None:
         raise click.UsageError("a claim for one DEVICE needs --board; --out and --labels go with --csv")
-    made = connect().post("/v1/claims", {"device": device, "board": board, "ttl_s": output.duration(ttl)})
+    order = {"device": device, "board": board, "ttl_s": output.duration(ttl), "replace": replace}
+    made = connect().post("/v1/claims", order)
     if as_json:
         output.emit(made)
         return
