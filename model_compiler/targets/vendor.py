@@ -108,7 +108,7 @@ class Vendor:
 def _quantized_tflite(
     folder: Path, model: FloatModel, precision: Precision, ranges: Ranges | None, samples: CalibrationSet
 ) -> None:
-    (candidate,) = litert.candidates(model, precision, ranges, samples)
+    candidate = litert.candidates(model, precision, ranges, samples)[0]
     (folder / "model.tflite").write_bytes(candidate.model)
 
 
