@@ -48,6 +48,7 @@ def record(
         agreement=findings.agreement(panel),
         origin=_origin(inputs),
         notes=inputs.notes,
+        layer_noise=found.layer_noise,
     )
 
 

@@ -147,6 +147,8 @@ class Record(_Table, frozen=True):
     agreement: Agreement
     origin: Origin
     notes: tuple[str, ...] = ()
+    layer_noise: dict[str, dict[str, float]] = {}
+    """Signal over noise (dB) that has gathered at each layer of a quantized graph, by variant."""
 
     def variant(self, name: str) -> Made | None:
         """The variant called ``name``, None where there is none."""

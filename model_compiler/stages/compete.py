@@ -16,6 +16,7 @@ from model_compiler.search import contest
 from model_compiler.search.bench import Bench
 from model_compiler.search.contest import Found, Tried
 from model_compiler.search.journal import Journal
+from model_compiler.search.layers import noise_by_layer
 from model_compiler.search.strategy import Effect
 from model_compiler.stages import evaluate, gate
 from model_compiler.stages.calibrate import Ranges
@@ -31,7 +32,9 @@ _BASELINE: Final = "onnxruntime/fp32"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Who competed and who won. Names are ``<variant>/<method>``; ``effects``: what the search learned about layers."""
+    """Who competed and who won. Names are ``<variant>/<method>``; ``effects``: what the search learned about layers;
+    ``layer_noise``: dB at each layer of the winners that are QDQ graphs.
+    """
 
     metric: str
     baseline: Answers
@@ -42,6 +45,7 @@ class Outcome:
     chosen: list[str]
     effects: dict[str, list[Effect]]
     excluded: dict[str, tuple[str, ...]]
+    layer_noise: dict[str, dict[str, float]]
 
 
 def compete(
@@ -139,8 +143,15 @@ class _Ring:
             metric=self.metric.name, baseline=baseline, baseline_score=score, made=self._made,
             answers=self._answers, trials=trials, chosen=[f"{trial.variant}/{trial.method}" for trial in best],
             effects={variant: found.effects for variant, found in self._found.items()},
-            excluded={f"{trial.variant}": self._excluded(trial) for trial in best},
+            excluded={trial.variant: self._excluded(trial) for trial in best},
+            layer_noise={trial.variant: found for trial in best if (found := self._layer_noise(trial))},
         )  # fmt: skip
+
+    def _layer_noise(self, trial: Trial) -> dict[str, float]:
+        build, candidate = self._made[f"{trial.variant}/{trial.method}"]
+        if build.runtime != "onnxruntime" or build.precision != "int8":
+            return {}
+        return noise_by_layer(self._model, candidate.model, self.samples)
 
     def _excluded(self, trial: Trial) -> tuple[str, ...]:
         found = self._found.get(trial.variant)
