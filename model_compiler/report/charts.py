@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +14,8 @@ _HEIGHT: Final = 380.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 24.0, 18.0, 46.0
 _LARGEST_RADIUS: Final = 15.0
 _BAR: Final = 20.0
+_LETTER: Final = 7.0
+"""Width of a letter of a name, in pixels: rather too much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,18 +138,42 @@ def _circle(point: Point, across: _Axis, up: _Axis, largest: int) -> Markup:
 
 
 def _names(points: Sequence[Point], across: _Axis, up: _Axis, largest: int) -> list[Markup]:
-    """Names of the packaged points; one that would lie on another moves down."""
+    """Names of the packaged points, each at the first place around its point that nothing else takes."""
+    packaged = [point for point in points if point.is_packaged]
+    taken = [_square(each, across, up, largest) for each in packaged]
     drawn: list[Markup] = []
-    taken: list[tuple[float, float]] = []
-    for each in sorted((point for point in points if point.is_packaged), key=lambda point: -point.accuracy):
-        is_left = across.at(each.p50_ms) > 0.8 * WIDTH
-        offset = _radius(each, largest) + 5
-        x, y = across.at(each.p50_ms) + (-offset if is_left else offset), up.at(each.accuracy) + 4
-        while any(abs(y - other) < 13 and abs(x - beside) < 110 for beside, other in taken):
-            y += 13
-        taken.append((x, y))
-        drawn.append(tag("text", each.name, x=x, y=y, class_="name", text_anchor="end" if is_left else "start"))
+    for each in packaged:
+        places = list(_places(each, across, up, largest))
+        x, y, anchor, box = next((place for place in places if _is_free(place[3], taken)), places[0])
+        taken.append(box)
+        drawn.append(tag("text", each.name, x=x, y=y, class_="name", text_anchor=anchor))
     return drawn
+
+
+_Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+
+
+def _square(point: Point, across: _Axis, up: _Axis, largest: int) -> _Box:
+    x, y, reach = across.at(point.p50_ms), up.at(point.accuracy), _radius(point, largest)
+    return x - reach, y - reach, x + reach, y + reach
+
+
+def _places(point: Point, across: _Axis, up: _Axis, largest: int) -> Iterator[tuple[float, float, str, _Box]]:
+    """Where a name may stand: right, left, above, below its point, then further and further below."""
+    left, top, right, bottom = _square(point, across, up, largest)
+    middle, line, width = (left + right) / 2, (top + bottom) / 2 + 4, _LETTER * len(point.name)
+    yield right + 5, line, "start", (right + 5, line - 11, right + 5 + width, line + 3)
+    yield left - 5, line, "end", (left - 5 - width, line - 11, left - 5, line + 3)
+    for y in (top - 6, *(bottom + 13 + 14 * step for step in range(6))):
+        yield middle, y, "middle", (middle - width / 2, y - 11, middle + width / 2, y + 3)
+
+
+def _is_free(box: _Box, taken: Sequence[_Box]) -> bool:
+    is_inside = box[0] >= _LEFT and box[2] <= WIDTH
+    return is_inside and not any(
+        box[0] < r and left < box[2] and box[1] < b and top < box[3] for left, top, r, b in taken
+    )
 
 
 def _ticks(low: float, high: float, count: int) -> list[float]:

@@ -52,7 +52,9 @@ class Elements(HTMLParser):
 
 
 def answers(*top1: int) -> Answers:
-    return Answers(np.array(top1, np.int32), np.linspace(1, 2, len(top1), dtype=np.float32), tuple((each,) for each in top1))
+    return Answers(
+        np.array(top1, np.int32), np.linspace(1, 2, len(top1), dtype=np.float32), tuple((each,) for each in top1)
+    )
 
 
 def panel(labels: list[int], baseline: Answers, **others: Answers) -> Panel:
@@ -240,3 +242,12 @@ def test_a_record_written_elsewhere_is_taken_if_it_is_the_packages(
     (tmp_path / "other.json").write_bytes(record.encode(records.full()))
     assert run(["report", str(package), *nowhere, "--record", str(tmp_path / "other.json")]) == 1
     assert "error [malformed-record]" in capsys.readouterr().err
+
+
+@given(st.lists(st.tuples(st.floats(1, 30), st.floats(0.9, 1), st.integers(10_000, 9_000_000)), min_size=1, max_size=4))
+def test_names_of_points_do_not_lie_on_one_another(found: list[tuple[float, float, int]]) -> None:
+    points = [Point(f"ort-{i}", *each, 0, is_packaged=True) for i, each in enumerate(found)]
+    drawn = ET.fromstring(charts.scatter(points, 0.95, 0.94))
+    names = [each for each in drawn.iter("text") if each.attrib["class"] == "name"]
+    places = {(each.attrib["x"], each.attrib["y"], each.attrib["text-anchor"]) for each in names}
+    assert len(names) == len(places) == len(points)
