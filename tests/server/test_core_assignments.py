@@ -118,6 +118,7 @@ def test_a_rolled_back_transaction_leaves_neither_wish_nor_number(fleet: Fleet, 
         assert session.get_one(Device, CAM).assignment_seq == 0
 
 
+@pytest.mark.attack("26")
 def test_no_key_is_wrapped_for_a_revoked_or_unknown_device(fleet: Fleet, manifest: Digest) -> None:
     wish(fleet, manifest)
     issue(fleet)
