@@ -21,6 +21,7 @@ _CASCADE: Final = "edgefleet.cascade"
 MARK: Final = _CASCADE.encode()
 """What every ONNX file of a cascade contains."""
 _CONDITION: Final = "edgefleet.unsure"
+_OWN: Final = ".unsure"
 TIE: Final = 1000.0
 """In a vote, confidences count a thousandth of a voice: they decide ties and nothing else."""
 
@@ -74,7 +75,12 @@ def lazy(content: bytes) -> bytes:
     makers = {name: node for node in model.graph.node for name in node.output}
     unsure, second, first = choice.input
     always = _needed([unsure, first], makers)
-    moved = [node for node in model.graph.node if _is_in(node, _needed([second], makers)) and not _is_in(node, always)]
+    behind = _needed([second], makers)
+    _unshare(
+        model.graph, [node for node in model.graph.node if _is_in(node, behind) and not _is_in(node, always)], makers
+    )
+    behind = _needed([second], makers)
+    moved = [node for node in model.graph.node if _is_in(node, behind) and not _is_in(node, always)]
     branch = _branch(model.graph, moved, second)
     other = onnx.helper.make_graph(
         [onnx.helper.make_node("Identity", [first], ["sure"])], "sure", [], [_untyped("sure")]
@@ -179,7 +185,7 @@ def _choice(graph: GraphProto) -> NodeProto | None:
 
 
 def _needed(names: Sequence[str], makers: dict[str, NodeProto]) -> set[int]:
-    """Identities of the nodes that ``names`` depend on."""
+    """Identities of the nodes that ``names`` depend on; they hold as long as ``makers`` does."""
     found: set[int] = set()
     waiting = list(names)
     while waiting:
@@ -188,6 +194,26 @@ def _needed(names: Sequence[str], makers: dict[str, NodeProto]) -> set[int]:
             found.add(id(node))
             waiting.extend(node.input)
     return found
+
+
+def _unshare(graph: GraphProto, nodes: Sequence[NodeProto], makers: dict[str, NodeProto]) -> None:
+    """Give ``nodes`` a DequantizeLinear of their own where they share one: a runtime fuses it only with what stands beside it."""
+    constants = {each.name: each for each in graph.initializer}
+    own = {id(node) for node in nodes}
+    shared = {name for node in nodes for name in node.input if name in makers and id(makers[name]) not in own}
+    for name in sorted(shared):
+        if makers[name].op_type != "DequantizeLinear":
+            continue
+        copy = graph.node.add()
+        copy.CopyFrom(makers[name])
+        copy.name, copy.output[0] = f"{copy.name}{_OWN}", f"{name}{_OWN}"
+        for place, constant in enumerate(copy.input):
+            if constant in constants:
+                graph.initializer.add().CopyFrom(constants[constant])
+                graph.initializer[-1].name = copy.input[place] = f"{constant}{_OWN}"
+        makers[copy.output[0]] = copy
+        for node in nodes:
+            node.input[:] = [copy.output[0] if each == name else each for each in node.input]
 
 
 def _is_in(node: NodeProto, found: set[int]) -> bool:

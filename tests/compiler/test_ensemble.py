@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
@@ -143,6 +144,19 @@ def test_a_cascade_is_compiled_measured_and_proved_as_a_whole(shapes: Workshop, 
     (decided,) = (node for node in quantized.graph.node if node.op_type == "If")
     inside = [node.op_type for attribute in decided.attribute for node in attribute.g.node]
     assert inside.count("QuantizeLinear") >= 2
+    assert "QLinearConv" in fused(package.model(package.manifest("ort-int8")), shop.path / "fused.onnx")
+
+
+def fused(model: bytes, path: Path) -> list[str]:
+    """The operators that ONNX Runtime really runs in the branch; none of them may compute in float what was quantized."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    (decided,) = (node for node in onnx.load(path).graph.node if node.op_type == "If")
+    found = [node.op_type for attribute in decided.attribute for node in attribute.g.node]
+    assert not {"Conv", "Gemm", "MatMul"} & set(found)
+    return found
 
 
 @pytest.mark.parametrize("rule", ["average", "vote"])
