@@ -14,6 +14,10 @@ import fleet_protocol
 from fleet_protocol.identifiers import Digest
 
 _PACKAGES: Final = ("numpy", "onnx", "onnxruntime", "onnxslim", "opencv-python-headless")
+_TOOLS: Final = (
+    "ai-edge-litert", "ai-edge-quantizer", "nncf", "onnx2tf", "onnxconverter-common", "onnxifier", "openvino", "torch",
+)  # fmt: skip
+"""What makes the files of single runtimes, or reads a source's format; a machine may lack some."""
 
 
 def versions(more: Iterable[str] = ()) -> dict[str, str]:
@@ -36,13 +40,17 @@ def cores() -> int:
 
 def fingerprint() -> Digest:
     """Changes with any package's version, any line of the compiler or the contract, and the CPU model."""
-    total = hashlib.sha256(repr(sorted(versions().items())).encode())
+    total = hashlib.sha256(repr(sorted(versions(filter(_is_installed, _TOOLS)).items())).encode())
     for root in (Path(fleet_protocol.__file__).parent, Path(__file__).parent):
         for path in sorted(root.rglob("*.py")):
             total.update(path.relative_to(root).as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
     # Latencies are part of the result; instruction sets change int8 rounding.
     total.update(platform.machine().encode() + _cpu_model())
     return Digest(total.hexdigest())
+
+
+def _is_installed(name: str) -> bool:
+    return any(True for _ in metadata.distributions(name=name))
 
 
 def _cpu_model() -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import msgspec
 from fleet_protocol.board import RuntimeName
 from fleet_protocol.errors import ModelNotLoadable
 from fleet_protocol.manifest import MODEL_PART, Precision, Preprocessing, TensorSpec
-from model_compiler.errors import UnsupportedModel
+from model_compiler.errors import MissingExtra, UnsupportedModel
 from model_compiler.isolated import alone
 from model_compiler.samples import CalibrationSet
 from model_compiler.stages import parity
@@ -169,7 +170,11 @@ def _laid_out(tensor: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
 
 @functools.lru_cache(maxsize=2)
 def _converted(model: FloatModel) -> bytes:
-    """The float32 file; raises UnsupportedModel with the operator that onnx2tf stumbled over."""
+    """The float32 file; raises UnsupportedModel with the operator that onnx2tf stumbled over, MissingExtra without it."""
+    if importlib.util.find_spec("onnx2tf") is None:
+        raise MissingExtra(
+            "variants for LiteRT need onnx2tf; pip install --no-deps --ignore-requires-python onnx2tf==2.6.9 sne4onnx sng4onnx"
+        )
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "model.onnx").write_bytes(_with_fixed_outputs(model))
         # It changes the process that imports it (other packages, the random state): only as a program of its own.
