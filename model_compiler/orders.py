@@ -67,6 +67,10 @@ def fulfil(order: Order, report: Report) -> Outcome:
         return Outcome(known, is_cached=True)
     compiled = pipeline.compile_inputs(gathered, order.jobs, report, store.journal(key), order.cache_dir)
     finished = Finished(compiled.package, compiled.record)
+    if not compiled.is_complete:
+        return Outcome(
+            finished, is_cached=False, objection="its search was interrupted; the next one goes on from there"
+        )
     try:
         store.keep(key, finished)
     except (CannotWrite, DiskFull) as error:

@@ -42,10 +42,14 @@ from model_compiler.targets import target
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """The package file, the same for the same inputs, and the record of how it came about, which is not."""
+    """The package file, the same for the same inputs, and the record of how it came about, which is not.
+
+    ``is_complete``: the search went to its end; otherwise this is the best that it had found when it was interrupted.
+    """
 
     package: bytes
     record: Record
+    is_complete: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ def compile_inputs(
         for name, trial in found.trials.items()
     ]
     record = assemble.record(inputs, digest_of(content), made, tried, found, finished)
-    return Compiled(content, record)
+    return Compiled(content, record, found.is_complete)
 
 
 def _normalised(inputs: Inputs, report: Report) -> FloatModel:

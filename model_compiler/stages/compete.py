@@ -33,7 +33,7 @@ _BASELINE: Final = "onnxruntime/fp32"
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """Who competed and who won. Names are ``<variant>/<method>``; ``effects``: what the search learned about layers;
-    ``layer_noise``: dB at each layer of the winners that are QDQ graphs.
+    ``layer_noise``: dB at each layer of the winners that are QDQ graphs. ``is_complete``: no search was interrupted.
     """
 
     metric: str
@@ -46,6 +46,7 @@ class Outcome:
     effects: dict[str, list[Effect]]
     excluded: dict[str, tuple[str, ...]]
     layer_noise: dict[str, dict[str, float]]
+    is_complete: bool
 
 
 def compete(
@@ -70,7 +71,8 @@ def compete(
         bench = Bench(model, ranges, ring.samples, ring.metric, notes, jobs)
         for build in builds:
             ring.search(build, bench)
-        notes.close()
+        if ring.is_complete:
+            notes.close()
     return ring.outcome()
 
 
@@ -132,6 +134,11 @@ class _Ring:
         for method, tried in found.tried.items():
             self._add(prefix + method, tried)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every search so far went to its end."""
+        return all(found.is_complete for found in self._found.values())
+
     def outcome(self) -> Outcome:
         trials = {name: self._trial(name) for name in self._made}
         variants = dict.fromkeys(trial.variant for trial in trials.values())
@@ -145,6 +152,7 @@ class _Ring:
             effects={variant: found.effects for variant, found in self._found.items()},
             excluded={trial.variant: self._excluded(trial) for trial in best},
             layer_noise={trial.variant: found for trial in best if (found := self._layer_noise(trial))},
+            is_complete=self.is_complete,
         )  # fmt: skip
 
     def _layer_noise(self, trial: Trial) -> dict[str, float]:
