@@ -121,7 +121,7 @@ def _level(up: _Axis, value: float, name: str, kind: str) -> list[Markup]:
     y = up.at(value)
     return [
         tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y, y2=y, class_=kind),
-        tag("text", name, x=WIDTH - _RIGHT, y=y - 4, text_anchor="end", class_="quiet"),
+        tag("text", name, x=_LEFT + 4, y=y - 4, class_="quiet"),
     ]
 
 

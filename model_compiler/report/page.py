@@ -8,7 +8,7 @@ from typing import Final
 from model_compiler.report import charts
 from model_compiler.report.charts import Point
 from model_compiler.report.markup import Markup, join, table, tag
-from model_compiler.report.record import Flip, Made, Record, Trial
+from model_compiler.report.record import Flip, Layer, Made, Record, Trial
 
 _LAYERS: Final = 24
 _KINDS: Final = ("onnxruntime", "openvino", "litert", "tflite-runtime")
@@ -30,7 +30,7 @@ def render(record: Record) -> str:
         tag("title", f"{record.model} {record.version}: compilation report"),
         tag("style", Markup(style)),
     )
-    sections = (_variants, _scatter, _layers, _changes, _flips, _agreement, _trials, _origin)
+    sections = (_variants, _scatter, _layers, _noise, _changes, _flips, _agreement, _trials, _origin)
     body = tag("body", _header(record), tag("main", *(section(record) for section in sections)))
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
@@ -111,16 +111,31 @@ def _kind(runtime: str) -> int:
     return _KINDS.index(runtime) if runtime in _KINDS else len(_KINDS)
 
 
+def _layer(each: Layer) -> str:
+    return each.name if each.name.startswith(each.operator) else f"{each.operator} {each.name}"
+
+
+def _noise(record: Record) -> Markup:
+    parts: list[Markup] = []
+    for name, layers in record.layer_noise.items():
+        worst = sorted(layers.items(), key=lambda item: item[1])[:_LAYERS]
+        rows = [(layer, decibel, f"{decibel:.1f} dB", False) for layer, decibel in worst]
+        chart = _wide(charts.bars(rows, f"Signal over noise at the noisiest layers of {name}"))
+        parts.append(tag("details", tag("summary", f"{name}: the noisiest of {len(layers)} layers"), chart))
+    if not parts:
+        parts = [tag("p", "No variant of this package is a quantized graph that can be looked into.")]
+    return _section(
+        "Signal over noise per layer", "What has gathered at each layer, against fp32; more is better.", *parts
+    )
+
+
 def _layers(record: Record) -> Markup:
     parts: list[Markup] = []
     for name in dict.fromkeys(each.variant for each in record.layers):
         found = sorted((each for each in record.layers if each.variant == name), key=lambda each: -each.effect)[
             :_LAYERS
         ]
-        rows = [
-            (f"{each.operator} {each.name}", each.effect, f"{each.effect:+.4g} {each.unit}", each.is_excluded)
-            for each in found
-        ]
+        rows = [(_layer(each), each.effect, f"{each.effect:+.4g} {each.unit}", each.is_excluded) for each in found]
         parts += [tag("h3", name), _wide(charts.bars(rows, f"Effect of leaving single layers of {name} in float"))]
     if not parts:
         parts = [tag("p", "The accuracy budget was met before any layer had to be looked at.")]

@@ -63,6 +63,7 @@ def full() -> Record:
         ),
         flips=(Flip(image="a/<b>.png", truth=LABELS[0], sayings=SAYINGS, thumbnail=thumbnail()),),
         flips_seen=70,
+        layer_noise={"ort-int8": {"Conv_3": 21.5, "Gemm_9": 18.25}},
         changes=(Change(variant="ort-int8", broken=50, mended=12, otherwise=8),),
         confusions=(Confusion(variant="ort-int8", label=LABELS[0], baseline=LABELS[0], answer=LABELS[1], images=50),),
         agreement=Agreement(names=("fp32", "ort-int8"), shares=((1.0, 0.65), (0.65, 1.0))),

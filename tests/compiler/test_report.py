@@ -90,6 +90,7 @@ def test_the_page_shows_every_part_of_the_record() -> None:
         "0.9400",
         "+0.0100",
         "Conv_3",
+        "18.2 dB",
         "1 of 70",
         "0.6500",
         "p99.9",
