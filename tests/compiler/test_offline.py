@@ -75,3 +75,7 @@ def test_all_runtimes_are_compiled_for_without_network_and_nothing_is_left_in_th
     runtimes = {each.manifest.runtime.name for each in open_package(package).contents.variants}
     assert runtimes == {"onnxruntime", "openvino", "litert"}
     assert len(list(shapes.out.iterdir())) == 4
+    # Another process, with a network, another home and another number of threads, makes the same bytes.
+    alone = package.read_bytes()
+    assert shapes.compile("--jobs", "3", cache="another") == 0
+    assert package.read_bytes() == alone
