@@ -31,7 +31,8 @@ class Journal:
         self._known[_key(scheme)] = noise
         if self._path is None:
             return
-        line = json.dumps([_key(scheme), noise.hex()]) + "\n"
+        # It begins with a new line too: the one before it may have been cut.
+        line = "\n" + json.dumps([_key(scheme), noise.hex()]) + "\n"
         try:
             make_directory(self._path.parent)
             with self._path.open("ab") as stream:
